@@ -1,0 +1,255 @@
+//! The vocabulary: Kubernetes objects reduced to what decisions are made from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Namespace and name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service inside its namespace.
+    pub name: String,
+}
+
+impl ServiceKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Name of a Node object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeName(pub String);
+
+impl NodeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for NodeName {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// Transport protocol of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// Lower-case name, as nftables writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+/// `spec.type` of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// Reachable inside the cluster only.
+    ClusterIp,
+    /// Also on a port of every node.
+    NodePort,
+    /// Also on an external address.
+    LoadBalancer,
+    /// A DNS alias; no proxying.
+    ExternalName,
+}
+
+/// `spec.externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    /// Any endpoint of the cluster; the client address is masqueraded.
+    Cluster,
+    /// Endpoints of the receiving node only; the client address is kept.
+    Local,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Name; empty for a single unnamed port. EndpointSlice ports are matched by it.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The port on the ClusterIP and on external addresses.
+    pub port: u16,
+    /// The port on every node; absent when none was allocated.
+    pub node_port: Option<u16>,
+}
+
+/// The controller's own record of an assignment: the condition `fairlead.dev/Assigned` when it is `True`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedRecord {
+    /// Addresses with the pool each came from, in the order of `ingress`.
+    pub addresses: Vec<(IpAddr, String)>,
+    /// When the condition became true, in seconds of Unix time (the condition's `lastTransitionTime`).
+    pub since: i64,
+}
+
+impl AssignedRecord {
+    /// Does the record name this address?
+    pub fn names(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|(assigned, _)| *assigned == address)
+    }
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ServiceKey,
+    /// UID, the tie-break between two Services that hold one address.
+    pub uid: String,
+    /// Creation time in seconds of Unix time; who came first is served first.
+    pub created: i64,
+    /// Being deleted (`deletionTimestamp` is set).
+    pub deleting: bool,
+    /// `spec.type`.
+    pub kind: ServiceType,
+    /// `spec.loadBalancerClass`.
+    pub class: Option<String>,
+    /// `spec.ipFamilies`, in order.
+    pub families: Vec<Family>,
+    /// `spec.loadBalancerIP`, unparsed: it is the user's text.
+    pub requested: Option<String>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.externalTrafficPolicy`.
+    pub policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`, present under `Local` on type LoadBalancer only.
+    pub health_check_node_port: Option<u16>,
+    /// `spec.sessionAffinity: ClientIP`.
+    pub client_ip_affinity: bool,
+    /// `spec.loadBalancerSourceRanges`; empty means everybody.
+    pub source_ranges: Vec<IpNet>,
+    /// Addresses in `status.loadBalancer.ingress` whose mode is VIP (or unset).
+    pub ingress: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress` has entries that are not an address in VIP mode (a hostname, mode Proxy).
+    pub foreign_ingress: bool,
+    /// What the controller recorded as assigned.
+    pub assigned: Option<AssignedRecord>,
+}
+
+/// One port of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlicePort {
+    /// Name, matched with the Service port's.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on the endpoint. Entries with no port or port 0 are not kept.
+    pub port: u16,
+}
+
+/// One endpoint of an EndpointSlice, its conditions with their defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// `addresses[0]`, the only one with meaning.
+    pub address: IpAddr,
+    /// The node it runs on; absent means local to no node.
+    pub node: Option<NodeName>,
+    /// `conditions.ready` (nil means true).
+    pub ready: bool,
+    /// `conditions.serving` (nil means true).
+    pub serving: bool,
+    /// `conditions.terminating` (nil means false).
+    pub terminating: bool,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The Service it belongs to (label `kubernetes.io/service-name`).
+    pub service: ServiceKey,
+    /// Its address type.
+    pub family: Family,
+    /// Its ports.
+    pub ports: Vec<SlicePort>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// A Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// UID of the Node object.
+    pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Addresses of type InternalIP, in order.
+    pub internal_ips: Vec<IpAddr>,
+    /// All its addresses, of whatever type; none is ever given to a Service.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Cordoned (`spec.unschedulable`).
+    pub cordoned: bool,
+    /// `deletionTimestamp` is set.
+    pub deleting: bool,
+    /// Label `node.kubernetes.io/exclude-from-external-load-balancers` true or not a boolean (KEP-3458).
+    pub excluded: bool,
+    /// Taint `ToBeDeletedByClusterAutoscaler`.
+    pub autoscaler_taint: bool,
+    /// Condition `NetworkUnavailable` is true.
+    pub network_unavailable: bool,
+}

@@ -1,0 +1,127 @@
+//! Every refusal and withdrawal reason, once.
+//!
+//! A reason is one word that a person can look up: it stands in conditions, events, `NodeState` and metrics, and
+//! `docs/reasons.md` explains each. The order of the variants has a meaning for announcements: the later a reason
+//! stands, the nearer the node was to announcing, so the largest reason of all nodes is the one worth telling.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// Why something is, or is not, assigned, accepted or announced.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Reason {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The word itself, as it stands in conditions and events.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Reason::$name => stringify!($name),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // --- objects of ours -------------------------------------------------------------------------------------
+    /// The object is valid and in use.
+    Accepted,
+    /// An address or range of the pool cannot be read.
+    InvalidAddress,
+    /// The pool overlaps an older pool.
+    OverlappingPool,
+    /// A selector cannot be read.
+    InvalidSelector,
+    /// The advertisement names a pool that does not exist or was refused.
+    UnknownPool,
+
+    // --- assignment ------------------------------------------------------------------------------------------
+    /// An address is assigned.
+    Assigned,
+    /// There is no usable pool.
+    NoPool,
+    /// No pool has an address of the Service's family.
+    NoAddressOfFamily,
+    /// Every address of the pools is in use.
+    PoolExhausted,
+    /// The requested address cannot be read or has the wrong family.
+    InvalidRequest,
+    /// The requested address is in no pool.
+    AddressNotInPool,
+    /// The requested address belongs to another Service.
+    AddressInUse,
+    /// The requested address can never be assigned (it is a node's own).
+    AddressReserved,
+    /// The address was given to an older Service as well; this Service gets another one.
+    DoubleAssignment,
+    /// Another implementation serves this Service.
+    ServedByAnother,
+
+    // --- announcement, in the order of the filters: later is nearer to announcing ------------------------------
+    /// No speaker has reported about this address yet.
+    NoSpeaker,
+    /// The status names an address that the controller did not assign to this Service.
+    NotOwned,
+    /// The Service has no address.
+    NotAssigned,
+    /// No advertisement selects the pool of this address.
+    NoAdvertisement,
+    /// The installation is being removed, or the speaker is shutting down.
+    Leaving,
+    /// No advertisement selects this node.
+    NodeNotSelected,
+    /// The node has none of the advertisement's interfaces, or they are down.
+    NoInterface,
+    /// The node is labelled `node.kubernetes.io/exclude-from-external-load-balancers`.
+    NodeExcluded,
+    /// The Node object is being deleted, or the cluster autoscaler is about to.
+    NodeLeaving,
+    /// The node's network is not ready (condition `NetworkUnavailable`).
+    NetworkUnavailable,
+    /// `externalTrafficPolicy: Cluster`, and no endpoint is usable anywhere.
+    NoEndpoint,
+    /// `externalTrafficPolicy: Local`, and the node has no ready endpoint.
+    NoLocalEndpoint,
+    /// The node agent has not programmed this address, or cannot be reached.
+    DataPathNotProgrammed,
+    /// The node agent has been gone, or a change has been unapplied, for too long.
+    DataPathStale,
+    /// The first probes have not been answered yet.
+    ProbePending,
+    /// The node's health probe fails.
+    ProbeFailed,
+    /// The node could announce the address, but another one was elected.
+    NotElected,
+    /// The address is announced.
+    Announced,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A reason with the sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The word.
+    pub reason: Reason,
+    /// One sentence that names the objects concerned and, where there is one, the remedy.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal from its two parts.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
