@@ -14,3 +14,5 @@ pub mod ownership;
 pub mod range;
 pub mod reason;
 pub mod selector;
+#[cfg(test)]
+mod testing;
