@@ -1,0 +1,276 @@
+//! Kubernetes objects → the vocabulary of `fairlead-core`.
+//!
+//! Conversions never fail as a whole: what cannot be read inside an object is left out where leaving it out is safe
+//! (an endpoint whose address does not parse), and the object is treated as absent where it is not.
+
+use std::net::IpAddr;
+
+use fairlead_core::config::{RawAdvertisement, RawPool};
+use fairlead_core::model::{
+    Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice, SliceEndpoint,
+    SlicePort, TrafficPolicy,
+};
+use fairlead_core::selector::{Requirement, Selector};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core_v1;
+use k8s_openapi::api::discovery::v1 as discovery_v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+
+use crate::conditions::parse_assigned;
+use crate::{AddressPool, L2Advertisement};
+
+/// Label that keeps a node out of external load balancing (KEP-3458).
+pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// Taint by which the cluster autoscaler marks a node that it will remove.
+pub const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+/// Label of EndpointSlices that names their Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// A Service; `None` if it has no name, which the API server never sends.
+pub fn service(object: &core_v1::Service) -> Option<Service> {
+    let spec = object.spec.as_ref()?;
+    let status = object.status.as_ref();
+    let ingress = status
+        .and_then(|s| s.load_balancer.as_ref())
+        .and_then(|lb| lb.ingress.as_deref())
+        .unwrap_or(&[]);
+    let vip_mode = |entry: &core_v1::LoadBalancerIngress| entry.ip_mode.as_deref().unwrap_or("VIP") == "VIP";
+    let vips: Vec<IpAddr> = ingress
+        .iter()
+        .filter(|e| vip_mode(e))
+        .filter_map(|e| e.ip.as_deref()?.parse().ok())
+        .collect();
+    Some(Service {
+        key: ServiceKey::new(object.metadata.namespace.clone()?, object.metadata.name.clone()?),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        created: created(&object.metadata),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        kind: match spec.type_.as_deref() {
+            Some("LoadBalancer") => ServiceType::LoadBalancer,
+            Some("NodePort") => ServiceType::NodePort,
+            Some("ExternalName") => ServiceType::ExternalName,
+            _ => ServiceType::ClusterIp,
+        },
+        class: spec.load_balancer_class.clone(),
+        families: spec
+            .ip_families
+            .iter()
+            .flatten()
+            .filter_map(|name| family(name))
+            .collect(),
+        requested: spec.load_balancer_ip.clone().filter(|text| !text.is_empty()),
+        ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
+        policy: policy(spec.external_traffic_policy.as_deref()),
+        health_check_node_port: spec.health_check_node_port.and_then(port_number),
+        client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        source_ranges: spec
+            .load_balancer_source_ranges
+            .iter()
+            .flatten()
+            .filter_map(|text| text.trim().parse::<IpNet>().ok())
+            .collect(),
+        foreign_ingress: vips.len() != ingress.len(),
+        ingress: vips,
+        assigned: status.and_then(|s| s.conditions.as_ref()?.iter().find_map(parse_assigned)),
+    })
+}
+
+fn service_port(port: &core_v1::ServicePort) -> Option<ServicePort> {
+    Some(ServicePort {
+        name: port.name.clone().unwrap_or_default(),
+        protocol: protocol(port.protocol.as_deref())?,
+        port: port_number(port.port)?,
+        node_port: port.node_port.and_then(port_number),
+    })
+}
+
+/// An EndpointSlice; `None` if it belongs to no Service or has no IP family.
+pub fn slice(object: &discovery_v1::EndpointSlice) -> Option<Slice> {
+    let service = object.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
+    let family = family(&object.address_type)?;
+    Some(Slice {
+        service: ServiceKey::new(object.metadata.namespace.clone()?, service.clone()),
+        family,
+        ports: object
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|port| {
+                Some(SlicePort {
+                    name: port.name.clone().unwrap_or_default(),
+                    protocol: protocol(port.protocol.as_deref())?,
+                    port: port_number(port.port?)?,
+                })
+            })
+            .collect(),
+        endpoints: object
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| {
+                let conditions = endpoint.conditions.as_ref();
+                Some(SliceEndpoint {
+                    address: endpoint
+                        .addresses
+                        .first()?
+                        .parse()
+                        .ok()
+                        .filter(|a| Family::of(*a) == family)?,
+                    node: endpoint.node_name.as_deref().map(NodeName::from),
+                    ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+                    serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+                    terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+                })
+            })
+            .collect(),
+    })
+}
+
+/// A Node.
+pub fn node(object: &core_v1::Node) -> Option<Node> {
+    let spec = object.spec.as_ref();
+    let status = object.status.as_ref();
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    let addresses: Vec<(&str, IpAddr)> = status
+        .and_then(|s| s.addresses.as_deref())
+        .unwrap_or(&[])
+        .iter()
+        .filter_map(|address| Some((address.type_.as_str(), address.address.parse().ok()?)))
+        .collect();
+    Some(Node {
+        name: NodeName(object.metadata.name.clone()?),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        excluded: labels
+            .get(EXCLUDE_LABEL)
+            .is_some_and(|value| parse_bool(value) != Some(false)),
+        labels,
+        internal_ips: addresses
+            .iter()
+            .filter(|(kind, _)| *kind == "InternalIP")
+            .map(|(_, ip)| *ip)
+            .collect(),
+        addresses: addresses.iter().map(|(_, ip)| *ip).collect(),
+        pod_cidrs: spec
+            .and_then(|s| s.pod_cidrs.as_deref())
+            .unwrap_or(&[])
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect(),
+        cordoned: spec.and_then(|s| s.unschedulable).unwrap_or(false),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        autoscaler_taint: spec
+            .and_then(|s| s.taints.as_deref())
+            .unwrap_or(&[])
+            .iter()
+            .any(|t| t.key == AUTOSCALER_TAINT),
+        network_unavailable: status
+            .and_then(|s| s.conditions.as_deref())
+            .unwrap_or(&[])
+            .iter()
+            .any(|c| c.type_ == "NetworkUnavailable" && c.status == "True"),
+    })
+}
+
+/// An AddressPool, unchecked.
+pub fn pool(object: &AddressPool) -> Option<RawPool> {
+    Some(RawPool {
+        name: object.metadata.name.clone()?,
+        created: created(&object.metadata),
+        addresses: object.spec.addresses.clone(),
+    })
+}
+
+/// An L2Advertisement, unchecked.
+pub fn advertisement(object: &L2Advertisement) -> Option<RawAdvertisement> {
+    Some(RawAdvertisement {
+        name: object.metadata.name.clone()?,
+        pools: object.spec.address_pools.clone(),
+        nodes: object.spec.node_selectors.iter().map(selector).collect(),
+        interfaces: object.spec.interfaces.clone(),
+    })
+}
+
+/// A label selector.
+///
+/// # Errors
+/// A sentence that quotes what cannot be read.
+pub fn selector(object: &LabelSelector) -> Result<Selector, String> {
+    let mut requirements: Vec<Requirement> = object
+        .match_labels
+        .iter()
+        .flatten()
+        .map(|(key, value)| Requirement::In(key.clone(), vec![value.clone()]))
+        .collect();
+    for expression in object.match_expressions.iter().flatten() {
+        let key = expression.key.clone();
+        let values = expression.values.clone().unwrap_or_default();
+        let requirement = match (expression.operator.as_str(), values.is_empty()) {
+            ("In", false) => Requirement::In(key, values),
+            ("NotIn", false) => Requirement::NotIn(key, values),
+            ("Exists", true) => Requirement::Exists(key),
+            ("DoesNotExist", true) => Requirement::DoesNotExist(key),
+            ("In" | "NotIn", true) => {
+                return Err(format!(
+                    "operator {} of {key:?} needs values",
+                    expression.operator
+                ));
+            }
+            ("Exists" | "DoesNotExist", false) => {
+                return Err(format!(
+                    "operator {} of {key:?} takes no values",
+                    expression.operator
+                ));
+            }
+            (other, _) => return Err(format!("operator {other:?} of {key:?} is unknown")),
+        };
+        requirements.push(requirement);
+    }
+    Ok(Selector(requirements))
+}
+
+fn created(metadata: &ObjectMeta) -> i64 {
+    metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(0, |time| time.0.as_second())
+}
+
+fn family(name: &str) -> Option<Family> {
+    match name {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn protocol(name: Option<&str>) -> Option<Protocol> {
+    match name.unwrap_or("TCP") {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        "SCTP" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+fn policy(name: Option<&str>) -> TrafficPolicy {
+    if name == Some("Local") {
+        TrafficPolicy::Local
+    } else {
+        TrafficPolicy::Cluster
+    }
+}
+
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port != 0)
+}
+
+/// Booleans as Go reads them, since that is what the label was defined by.
+fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
