@@ -1,1 +1,22 @@
-//! Placeholder.
+//! What every program of Fairlead stands on: watching into an index, the link between node agent and speaker,
+//! arguments, logs, health and metrics, and orderly ends.
+
+pub mod args;
+pub mod client;
+pub mod leaving;
+pub mod link;
+pub mod readiness;
+pub mod server;
+pub mod shutdown;
+pub mod table;
+pub mod telemetry;
+pub mod watch;
+
+pub use args::{CommonArgs, class_policy};
+pub use client::client;
+pub use leaving::follow_leaving;
+pub use readiness::{Guard, Readiness};
+pub use server::serve_http;
+pub use shutdown::shutdown;
+pub use table::Table;
+pub use telemetry::init;
