@@ -34,6 +34,10 @@ where
 {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
+    // Before anything is read, so that even a peer that is refused learns what is spoken here.
+    if let Err(error) = send(&mut write, &Hello { version: VERSION }).await {
+        return error;
+    }
     let reading = async {
         let hello: Hello = receive(&mut read).await?;
         if hello.version < VERSION {
@@ -55,7 +59,6 @@ async fn send_all<Ours: Clone + Serialize>(
     write: &mut OwnedWriteHalf,
     mut ours: watch::Receiver<Ours>,
 ) -> Result<(), LinkError> {
-    send(write, &Hello { version: VERSION }).await?;
     loop {
         let report = ours.borrow_and_update().clone();
         send(write, &report).await?;
