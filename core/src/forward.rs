@@ -1,1 +1,303 @@
-//! (being written)
+//! What a packet to an address of ours gets on this node: the endpoints of each Service port, the policy, and the kind
+//! of refusal where there is nothing to forward to.
+//!
+//! Every node serves every owned address, whichever node announces it: pods and processes of a node reach a VIP without
+//! leaving the node first. The outcome for one packet is [`Backend::outcome`]; its rules are those of kube-proxy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::config::Config;
+use crate::endpoints::{Endpoint, Endpoints};
+use crate::model::{
+    Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, Slice, TrafficPolicy,
+};
+use crate::ownership::{ClassPolicy, resolve};
+use crate::reason::{Reason, Refusal};
+
+/// Everything the plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot<'a> {
+    /// All Services.
+    pub services: &'a [&'a Service],
+    /// All EndpointSlices.
+    pub slices: &'a [&'a Slice],
+    /// The checked configuration; only its pools matter here.
+    pub config: &'a Config,
+    /// Which Services are ours.
+    pub class: ClassPolicy,
+    /// The Node object of this node. Without it there are no node ports and no pods to tell from outsiders, but VIPs
+    /// are served all the same.
+    pub node: Option<&'a Node>,
+}
+
+/// One port of one Service in one family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// The Service.
+    pub service: ServiceKey,
+    /// The family of its addresses and endpoints.
+    pub family: Family,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// `spec.ports[].port`, which with the protocol is unique in a Service.
+    pub port: u16,
+}
+
+/// Where new flows to a Service port go from this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// `spec.externalTrafficPolicy`.
+    pub policy: TrafficPolicy,
+    /// Flows of one client address go to one endpoint.
+    pub client_affinity: bool,
+    /// Usable endpoints anywhere, sorted.
+    pub cluster: Vec<SocketAddr>,
+    /// Usable endpoints on this node, sorted. Not a subset of `cluster`: see [`crate::endpoints`].
+    pub local: Vec<SocketAddr>,
+}
+
+/// Where a packet comes from, as far as the policy cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Anything but the two below: clients outside the cluster, other nodes.
+    Outside,
+    /// A pod of this node.
+    Pod,
+    /// The node itself.
+    Node,
+}
+
+/// What happens to the first packet of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// No endpoint anywhere: a TCP reset, or ICMP port unreachable.
+    Reject,
+    /// Policy Local without an endpoint on this node: another node is the right one, so the client hears nothing.
+    Drop,
+    /// To one of the endpoints.
+    Forward {
+        /// Never empty.
+        endpoints: &'a [SocketAddr],
+        /// The source becomes an address of this node, so that answers come back through it.
+        masquerade: bool,
+    },
+}
+
+impl Backend {
+    /// The decision for one packet that passed the source ranges.
+    pub fn outcome(&self, source: Source) -> Outcome<'_> {
+        let forward = |endpoints, masquerade| Outcome::Forward {
+            endpoints,
+            masquerade,
+        };
+        match (self.policy, source) {
+            // A local endpoint implies one anywhere, except that Local falls back to terminating ones by itself.
+            (TrafficPolicy::Local, Source::Outside) if !self.local.is_empty() => forward(&self.local, false),
+            _ if self.cluster.is_empty() => Outcome::Reject,
+            (TrafficPolicy::Cluster, _) => forward(&self.cluster, true),
+            (TrafficPolicy::Local, Source::Outside) => Outcome::Drop,
+            // Traffic from inside the cluster always has Cluster semantics.
+            (TrafficPolicy::Local, Source::Pod) => forward(&self.cluster, false),
+            (TrafficPolicy::Local, Source::Node) => forward(&self.cluster, true),
+        }
+    }
+}
+
+/// What a packet is addressed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    /// A VIP, or an address of this node.
+    pub address: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port: the Service port on a VIP, the node port on a node address.
+    pub port: u16,
+}
+
+/// What serves a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Key into [`Forwarding::backends`].
+    pub backend: BackendKey,
+    /// Sources that may use this destination, of its family, aggregated; empty means all. Node ports have none.
+    pub source_ranges: Vec<IpNet>,
+}
+
+/// The whole plan for one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The VIPs, each with its Service.
+    pub addresses: BTreeMap<IpAddr, ServiceKey>,
+    /// Every served destination: VIP ports, and node ports on this node's InternalIPs.
+    pub destinations: BTreeMap<Destination, Target>,
+    /// The Service ports behind the destinations.
+    pub backends: BTreeMap<BackendKey, Backend>,
+    /// Sources that are pods of this node, aggregated.
+    pub pod_ranges: Vec<IpNet>,
+    /// This node's InternalIPs, in order; the first one of a family answers pings to VIPs.
+    pub node_addresses: Vec<IpAddr>,
+    /// Owned addresses that cannot be served on this node, with the reason.
+    pub refused: Vec<(ServiceKey, IpAddr, Refusal)>,
+}
+
+impl Forwarding {
+    /// Do both plans treat packets to this VIP alike?
+    pub fn same_for(&self, other: &Self, vip: IpAddr) -> bool {
+        self.addresses.get(&vip) == other.addresses.get(&vip)
+            && self.pod_ranges == other.pod_ranges
+            && self.of(vip).eq(other.of(vip))
+    }
+
+    fn of(&self, vip: IpAddr) -> impl Iterator<Item = (&Destination, &Target, Option<&Backend>)> {
+        let at = |protocol, port| Destination {
+            address: vip,
+            protocol,
+            port,
+        };
+        self.destinations
+            .range(at(Protocol::Tcp, 0)..=at(Protocol::Sctp, u16::MAX))
+            .map(|(destination, target)| (destination, target, self.backends.get(&target.backend)))
+    }
+}
+
+/// Plans the forwarding of the node `me`.
+pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
+    let mut plan = Forwarding {
+        pod_ranges: snapshot
+            .node
+            .map(|n| IpNet::aggregate(&n.pod_cidrs))
+            .unwrap_or_default(),
+        node_addresses: snapshot.node.map(|n| n.internal_ips.clone()).unwrap_or_default(),
+        ..Forwarding::default()
+    };
+    let ownership = resolve(snapshot.services.iter().copied(), snapshot.config, snapshot.class);
+    let mut served: BTreeMap<&ServiceKey, (&Service, Vec<IpAddr>)> = BTreeMap::new();
+    for (&address, owner) in &ownership.owners {
+        let service = owner.service;
+        if snapshot
+            .node
+            .is_some_and(|node| node.addresses.contains(&address))
+        {
+            // Serving it would refuse every other port of the node, the kubelet's and SSH's among them.
+            let message = format!("{address} is an address of node {me}");
+            let refusal = Refusal::new(Reason::AddressReserved, message);
+            plan.refused.push((service.key.clone(), address, refusal));
+            continue;
+        }
+        plan.addresses.insert(address, service.key.clone());
+        let (_, vips) = served
+            .entry(&service.key)
+            .or_insert_with(|| (service, Vec::new()));
+        vips.push(address);
+    }
+    let mut slices: BTreeMap<&ServiceKey, Vec<&Slice>> = BTreeMap::new();
+    for slice in snapshot.slices.iter().filter(|s| served.contains_key(&s.service)) {
+        slices.entry(&slice.service).or_default().push(slice);
+    }
+    for (key, (service, vips)) in served {
+        let slices = slices.get(key).map_or(&[][..], Vec::as_slice);
+        for family in [Family::V4, Family::V6] {
+            let vips: Vec<IpAddr> = vips
+                .iter()
+                .copied()
+                .filter(|vip| Family::of(*vip) == family)
+                .collect();
+            if !vips.is_empty() {
+                let endpoints = Endpoints::join(slices.iter().copied(), family);
+                plan_service(&mut plan, service, family, &vips, &endpoints, me);
+            }
+        }
+    }
+    plan
+}
+
+fn plan_service(
+    plan: &mut Forwarding,
+    service: &Service,
+    family: Family,
+    vips: &[IpAddr],
+    endpoints: &Endpoints,
+    me: &NodeName,
+) {
+    let ranges = source_ranges(&service.source_ranges, family);
+    let node_addresses: Vec<IpAddr> = plan
+        .node_addresses
+        .iter()
+        .copied()
+        .filter(|a| Family::of(*a) == family)
+        .collect();
+    for port in &service.ports {
+        let key = BackendKey {
+            service: service.key.clone(),
+            family,
+            protocol: port.protocol,
+            port: port.port,
+        };
+        if plan.backends.contains_key(&key) {
+            continue; // the API allows no second port of the same number and protocol
+        }
+        plan.backends
+            .insert(key.clone(), backend(service, port, endpoints, me));
+        let on_vips = vips.iter().map(|vip| (*vip, port.port, ranges.clone()));
+        // The source ranges of a Service are for its load balancer only, never for node ports.
+        let on_node = node_addresses
+            .iter()
+            .filter_map(|address| Some((*address, port.node_port?, vec![])));
+        for (address, number, source_ranges) in on_vips.chain(on_node) {
+            let destination = Destination {
+                address,
+                protocol: port.protocol,
+                port: number,
+            };
+            let target = Target {
+                backend: key.clone(),
+                source_ranges,
+            };
+            plan.destinations.entry(destination).or_insert(target);
+        }
+    }
+}
+
+fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, me: &NodeName) -> Backend {
+    let addresses = |list: Vec<&Endpoint>| -> Vec<SocketAddr> {
+        let unique: BTreeSet<SocketAddr> = list
+            .into_iter()
+            .filter(|endpoint| can_be_reached(endpoint.address))
+            .map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port))
+            .collect();
+        unique.into_iter().collect()
+    };
+    Backend {
+        policy: service.policy,
+        client_affinity: service.client_ip_affinity,
+        cluster: addresses(endpoints.cluster(port)),
+        local: match service.policy {
+            TrafficPolicy::Cluster => Vec::new(),
+            TrafficPolicy::Local => addresses(endpoints.local(port, me)),
+        },
+    }
+}
+
+/// The ranges of one family; a family of which none is listed is open, as with kube-proxy.
+fn source_ranges(all: &[IpNet], family: Family) -> Vec<IpNet> {
+    let ours: Vec<IpNet> = all
+        .iter()
+        .filter(|range| Family::of(range.addr()) == family)
+        .map(IpNet::trunc)
+        .collect();
+    if ours.iter().any(|range| range.prefix_len() == 0) {
+        return Vec::new();
+    }
+    IpNet::aggregate(&ours)
+}
+
+/// The API refuses such endpoints, but a slice may have been stored before it did.
+fn can_be_reached(address: IpAddr) -> bool {
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
+}
+
+#[cfg(test)]
+mod tests;

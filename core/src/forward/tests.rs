@@ -1,0 +1,289 @@
+use super::*;
+use crate::config::{RawPool, compile};
+use crate::model::{AssignedRecord, SliceEndpoint, SlicePort};
+use crate::testing::{node, service};
+
+const CLASS: ClassPolicy = ClassPolicy {
+    serve_classless: true,
+};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn config() -> Config {
+    let pool = RawPool {
+        name: "p".into(),
+        created: 0,
+        addresses: vec!["192.0.2.0/24".into(), "2001:db8::/64".into()],
+    };
+    compile(&[pool], &[]).config
+}
+
+fn holding(name: &str, policy: TrafficPolicy, vips: &[&str]) -> Service {
+    Service {
+        policy,
+        ingress: vips.iter().map(|vip| ip(vip)).collect(),
+        assigned: Some(AssignedRecord {
+            addresses: vips.iter().map(|vip| (ip(vip), "p".to_owned())).collect(),
+            since: 1,
+        }),
+        ..service(name)
+    }
+}
+
+/// Endpoints as `address@node+flags`: `r`eady, `s`erving, `t`erminating.
+fn slice(name: &str, endpoints: &[&str]) -> Slice {
+    let endpoints: Vec<SliceEndpoint> = endpoints
+        .iter()
+        .map(|text| {
+            let (address, rest) = text.split_once('@').unwrap();
+            let (node, flags) = rest.split_once('+').unwrap();
+            SliceEndpoint {
+                address: ip(address),
+                node: Some(NodeName::from(node)),
+                ready: flags.contains('r'),
+                serving: flags.contains('s'),
+                terminating: flags.contains('t'),
+            }
+        })
+        .collect();
+    Slice {
+        service: ServiceKey::new("default", name),
+        family: endpoints.first().map_or(Family::V4, |e| Family::of(e.address)),
+        ports: vec![SlicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        }],
+        endpoints,
+    }
+}
+
+fn planned(services: &[&Service], slices: &[&Slice]) -> Forwarding {
+    let me = Node {
+        pod_cidrs: vec!["10.0.1.0/24".parse().unwrap()],
+        ..node("n1", "172.30.0.11")
+    };
+    let snapshot = Snapshot {
+        services,
+        slices,
+        config: &config(),
+        class: CLASS,
+        node: Some(&me),
+    };
+    plan(&snapshot, &me.name)
+}
+
+fn at(address: &str, port: u16) -> Destination {
+    Destination {
+        address: ip(address),
+        protocol: Protocol::Tcp,
+        port,
+    }
+}
+
+/// `reject`, `drop`, or the endpoints' addresses with `+masquerade`.
+fn shown(plan: &Forwarding, destination: Destination, source: Source) -> String {
+    let backend = &plan.backends[&plan.destinations[&destination].backend];
+    match backend.outcome(source) {
+        Outcome::Reject => "reject".into(),
+        Outcome::Drop => "drop".into(),
+        Outcome::Forward {
+            endpoints,
+            masquerade,
+        } => {
+            let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            list.join(" ") + if masquerade { " masquerade" } else { "" }
+        }
+    }
+}
+
+#[test]
+fn the_decision_table() {
+    use Source::{Node, Outside, Pod};
+    use TrafficPolicy::{Cluster, Local};
+    const HERE: &str = "10.0.1.2@n1+rs";
+    const THERE: &str = "10.0.2.2@n2+rs";
+    const BOTH: &str = "10.0.1.2:8080 10.0.2.2:8080";
+    let cases: &[(TrafficPolicy, Source, &[&str], String)] = &[
+        (Cluster, Outside, &[HERE, THERE], format!("{BOTH} masquerade")),
+        (Cluster, Pod, &[HERE, THERE], format!("{BOTH} masquerade")),
+        (Cluster, Node, &[THERE], "10.0.2.2:8080 masquerade".into()),
+        (Cluster, Outside, &[THERE], "10.0.2.2:8080 masquerade".into()),
+        (Cluster, Outside, &[], "reject".into()),
+        (Cluster, Pod, &[], "reject".into()),
+        (Cluster, Node, &[], "reject".into()),
+        (Local, Outside, &[HERE, THERE], "10.0.1.2:8080".into()),
+        (Local, Outside, &[HERE], "10.0.1.2:8080".into()),
+        (Local, Outside, &[THERE], "drop".into()),
+        (Local, Outside, &[], "reject".into()),
+        (Local, Pod, &[HERE, THERE], BOTH.into()),
+        (Local, Pod, &[THERE], "10.0.2.2:8080".into()),
+        (Local, Pod, &[], "reject".into()),
+        (Local, Node, &[HERE, THERE], format!("{BOTH} masquerade")),
+        (Local, Node, &[THERE], "10.0.2.2:8080 masquerade".into()),
+        (Local, Node, &[], "reject".into()),
+        // Endpoints that neither are ready nor serve do not exist; terminating ones stand in for absent ready ones.
+        (Local, Outside, &["10.0.1.2@n1+t", THERE], "drop".into()),
+        (Local, Outside, &["10.0.1.2@n1+t"], "reject".into()),
+        (Local, Outside, &["10.0.1.2@n1+st", THERE], "10.0.1.2:8080".into()),
+        (Local, Pod, &["10.0.1.2@n1+st", THERE], "10.0.2.2:8080".into()),
+        (
+            Cluster,
+            Outside,
+            &["10.0.1.2@n1+st"],
+            "10.0.1.2:8080 masquerade".into(),
+        ),
+    ];
+    for (policy, source, endpoints, expected) in cases {
+        let service = holding("a", *policy, &["192.0.2.1"]);
+        let plan = planned(&[&service], &[&slice("a", endpoints)]);
+        // The VIP's port and the node port behave alike.
+        for destination in [at("192.0.2.1", 80), at("172.30.0.11", 30080)] {
+            assert_eq!(
+                shown(&plan, destination, *source),
+                *expected,
+                "{policy:?} from {source:?} with {endpoints:?} to {destination:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_owned_addresses_are_served_and_their_node_ports_with_them() {
+    let ours = holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]);
+    let hand_edited = Service {
+        ingress: vec![ip("192.0.2.7"), ip("8.8.8.8")],
+        ports: vec![ServicePort {
+            node_port: Some(30081),
+            ..ours.ports[0].clone()
+        }],
+        ..service("b")
+    };
+    let plan = planned(&[&ours, &hand_edited], &[]);
+    assert_eq!(plan.addresses.keys().collect::<Vec<_>>(), [&ip("192.0.2.1")]);
+    assert_eq!(
+        plan.destinations.keys().collect::<Vec<_>>(),
+        [&at("172.30.0.11", 30080), &at("192.0.2.1", 80)]
+    );
+}
+
+#[test]
+fn a_vip_needs_no_node_port_and_no_node_object() {
+    let mut service = holding("a", TrafficPolicy::Local, &["192.0.2.1"]);
+    service.ports[0].node_port = None;
+    let slice = slice("a", &["10.0.1.2@n1+rs"]);
+    let plan = plan(
+        &Snapshot {
+            services: &[&service],
+            slices: &[&slice],
+            config: &config(),
+            class: CLASS,
+            node: None,
+        },
+        &NodeName::from("n1"),
+    );
+    assert_eq!(
+        plan.destinations.keys().collect::<Vec<_>>(),
+        [&at("192.0.2.1", 80)]
+    );
+    assert_eq!(
+        shown(&plan, at("192.0.2.1", 80), Source::Outside),
+        "10.0.1.2:8080"
+    );
+}
+
+#[test]
+fn an_address_of_this_node_is_never_served_as_a_vip() {
+    let service = holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]);
+    let me = node("n1", "192.0.2.1");
+    let snapshot = Snapshot {
+        services: &[&service],
+        slices: &[],
+        config: &config(),
+        class: CLASS,
+        node: Some(&me),
+    };
+    let plan = plan(&snapshot, &me.name);
+    assert!(
+        plan.addresses.is_empty() && plan.destinations.is_empty(),
+        "{plan:?}"
+    );
+    assert_eq!(plan.refused[0].2.reason, Reason::AddressReserved);
+}
+
+#[test]
+fn source_ranges_guard_vips_of_their_family_only() {
+    let mut service = holding("a", TrafficPolicy::Cluster, &["192.0.2.1", "2001:db8::1"]);
+    let ranges = |service: &Service, destination| {
+        let shown: Vec<String> = planned(&[service], &[]).destinations[&destination]
+            .source_ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        shown
+    };
+    service.source_ranges = ["10.0.0.0/9", "10.128.0.0/9", "10.1.2.3/32", "198.51.100.7/24"]
+        .map(|range| range.parse().unwrap())
+        .to_vec();
+    assert_eq!(
+        ranges(&service, at("192.0.2.1", 80)),
+        ["10.0.0.0/8", "198.51.100.0/24"]
+    );
+    assert!(ranges(&service, at("2001:db8::1", 80)).is_empty());
+    assert!(ranges(&service, at("172.30.0.11", 30080)).is_empty());
+    service.source_ranges.push("0.0.0.0/0".parse().unwrap());
+    assert!(ranges(&service, at("192.0.2.1", 80)).is_empty());
+}
+
+#[test]
+fn families_do_not_mix() {
+    let service = holding("a", TrafficPolicy::Cluster, &["192.0.2.1", "2001:db8::1"]);
+    let (four, six) = (
+        slice("a", &["10.0.1.2@n1+rs"]),
+        slice("a", &["2001:db8:1::2@n1+rs"]),
+    );
+    let plan = planned(&[&service], &[&four, &six]);
+    assert_eq!(
+        shown(&plan, at("192.0.2.1", 80), Source::Node),
+        "10.0.1.2:8080 masquerade"
+    );
+    assert_eq!(
+        shown(&plan, at("2001:db8::1", 80), Source::Node),
+        "[2001:db8:1::2]:8080 masquerade"
+    );
+}
+
+#[test]
+fn endpoints_that_cannot_be_reached_are_passed_over() {
+    let service = holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]);
+    let slice = slice(
+        "a",
+        &[
+            "127.0.0.1@n1+rs",
+            "0.0.0.0@n1+rs",
+            "224.0.0.1@n1+rs",
+            "10.0.1.2@n1+rs",
+        ],
+    );
+    let plan = planned(&[&service], &[&slice, &slice]);
+    assert_eq!(
+        shown(&plan, at("192.0.2.1", 80), Source::Outside),
+        "10.0.1.2:8080 masquerade"
+    );
+}
+
+#[test]
+fn a_change_is_seen_at_its_own_address_only() {
+    let (a, b) = (
+        holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]),
+        holding("b", TrafficPolicy::Cluster, &["192.0.2.2"]),
+    );
+    let before = planned(&[&a, &b], &[]);
+    let after = planned(&[&a, &b], &[&slice("b", &["10.0.1.2@n1+rs"])]);
+    assert!(before.same_for(&after, ip("192.0.2.1")));
+    assert!(!before.same_for(&after, ip("192.0.2.2")));
+    let gone = planned(&[&a], &[]);
+    assert!(!before.same_for(&gone, ip("192.0.2.2")));
+}
