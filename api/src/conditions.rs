@@ -23,13 +23,20 @@ pub fn render_assigned(addresses: &[(IpAddr, String)]) -> String {
         .join(", ")
 }
 
-/// Reads the record out of a condition; `None` unless it is `Assigned`, true, and of the fixed form.
+/// Parts the record from a remark for people, in the message of a true `Assigned` condition.
+pub const REMARK: &str = "; ";
+
+/// Reads the record out of a condition; `None` unless it is `Assigned`, true, and of the fixed form. A remark after
+/// [`REMARK`] (why a wish for another address is not met, for instance) is no part of the record.
 pub fn parse_assigned(condition: &Condition) -> Option<AssignedRecord> {
     if condition.type_ != ASSIGNED || condition.status != "True" {
         return None;
     }
-    let addresses = condition
+    let record = condition
         .message
+        .split_once(REMARK)
+        .map_or(condition.message.as_str(), |(record, _)| record);
+    let addresses = record
         .split(", ")
         .map(|part| {
             let (address, pool) = part.split_once(" from pool ")?;
@@ -112,7 +119,21 @@ mod tests {
             ("2001:db8::7".parse().unwrap(), "blue".to_owned()),
         ];
         let record = parse_assigned(&assigned(&render_assigned(&addresses), 42)).unwrap();
-        assert_eq!(record, AssignedRecord { addresses, since: 42 });
+        assert_eq!(
+            record,
+            AssignedRecord {
+                addresses: addresses.clone(),
+                since: 42
+            }
+        );
+        let remark = format!(
+            "{}; spec.loadBalancerIP 192.0.2.9: it belongs to a, b",
+            render_assigned(&addresses)
+        );
+        assert_eq!(
+            parse_assigned(&assigned(&remark, 42)).unwrap().addresses,
+            addresses
+        );
     }
 
     #[test]
