@@ -1,0 +1,254 @@
+//! `lab`: a real bare-metal Kubernetes cluster on one Linux machine.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use fairlead_e2e::{
+    KubeProxy, Lab, Paths, Progress, UpOptions, capture, components::Components, forward, images::agnhost_image,
+    machine, preflight::preflight, topology::Place,
+};
+
+/// A real bare-metal Kubernetes cluster on one Linux machine, of network namespaces.
+///
+/// A switch, nodes with a real kubelet, containerd and kube-proxy each, a control plane, a router that is the nodes'
+/// gateway, a client behind that router and one on the nodes' own segment. Must be run as root.
+#[derive(Parser)]
+#[command(name = "lab", after_help = TOPOLOGY)]
+struct Arguments {
+    /// Which lab.
+    #[arg(long, global = true, env = "FAIRLEAD_LAB", default_value = "fairlead")]
+    name: String,
+    #[command(subcommand)]
+    command: Action,
+}
+
+const TOPOLOGY: &str = "\
+PLACE is one of node1…nodeN, client, lan-client, router, control-plane, switch.
+
+  client ── 172.31.0.0/24 ── router ── switch ─┬─ control-plane   172.30.0.2
+  172.31.0.2      fd00:31::/64   172.30.0.1    ├─ node1 … nodeN   172.30.0.11 …
+                                               └─ lan-client      172.30.0.200";
+
+#[derive(Subcommand)]
+enum Action {
+    /// Bring the lab up, or whatever of it is missing or broken.
+    Up {
+        /// Number of nodes, 1 to 8 [default of a new lab: 3].
+        #[arg(long)]
+        nodes: Option<u8>,
+        /// Who programs Services: nftables, iptables or none [default of a new lab: nftables].
+        #[arg(long, value_name = "MODE")]
+        kube_proxy: Option<KubeProxy>,
+    },
+    /// End the lab and leave nothing behind, whatever state it is in.
+    Down,
+    /// Tell how machines, services, cables and nodes stand; the exit status is 0 if all is well.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run kubectl for this cluster.
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run helm for this cluster.
+    #[command(disable_help_flag = true)]
+    Helm {
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run a command inside a place.
+    Exec {
+        /// Where.
+        place: Place,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Import a docker archive on every node.
+    LoadImage {
+        /// The tar file.
+        archive: PathBuf,
+    },
+    /// Pull a place's cable, at the switch.
+    Cut {
+        /// Whose.
+        place: Place,
+    },
+    /// Plug a place's cable in again.
+    Plug {
+        /// Whose.
+        place: Place,
+    },
+    /// Take the power from a place: its cable goes, and every process of it ends at once.
+    PowerOff {
+        /// Which.
+        place: Place,
+    },
+    /// Power a place on again, and wait until it works.
+    PowerOn {
+        /// Which.
+        place: Place,
+    },
+    /// Stop a program where it stands: connections to it stay, answers do not come.
+    Pause {
+        /// What to pause.
+        #[arg(value_parser = ["api-server"])]
+        what: String,
+    },
+    /// Let a paused program go on.
+    Resume {
+        /// What to resume.
+        #[arg(value_parser = ["api-server"])]
+        what: String,
+    },
+    /// Print the packets that pass a place's uplink (at the switch: the bridge), until interrupted.
+    Capture {
+        /// Where.
+        place: Place,
+        /// Another interface of the place.
+        #[arg(long, short)]
+        interface: Option<String>,
+        /// A filter in tcpdump's language, such as `arp or port 80`.
+        #[arg(trailing_var_arg = true, required = true)]
+        filter: Vec<String>,
+    },
+    /// Print a service's log (`node1/kubelet`), or which logs a place has (`node1`).
+    Logs {
+        /// PLACE or PLACE/SERVICE.
+        who: String,
+        /// Go on printing what is added.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Print the path of the administrator's kubeconfig.
+    Kubeconfig {
+        /// As a line for the shell.
+        #[arg(long)]
+        export: bool,
+    },
+    /// Build Kubernetes' programs and the test image, if they are not in the cache yet.
+    Build,
+    #[command(name = machine::SUBCOMMAND, hide = true)]
+    Machine {
+        lab: String,
+        place: Place,
+        #[arg(long)]
+        init: bool,
+    },
+    #[command(name = forward::SUBCOMMAND, hide = true)]
+    Forward {
+        lab: String,
+        init: i32,
+        port: u16,
+        #[arg(long)]
+        serve: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
+    let open = || Lab::open(&name);
+    let progress = Progress::stderr();
+    match command {
+        Action::Up { nodes, kube_proxy } => up(UpOptions { nodes, kube_proxy, ..UpOptions::new(name) }, &progress)?,
+        Action::Down => fairlead_e2e::down(&name, &progress)?,
+        Action::Status { json } => return status(&open()?, json),
+        Action::Kubectl { arguments } => return become_command(open()?.kubectl(arguments)?),
+        Action::Helm { arguments } => return become_command(open()?.helm(arguments)?),
+        Action::Exec { place, command } => return become_command(open()?.command(place, command)?),
+        Action::LoadImage { archive } => {
+            let lab = open()?;
+            progress.step(&format!("importing {}", archive.display()), || lab.load_image(&archive))?;
+        }
+        Action::Cut { place } => open()?.cut(place)?,
+        Action::Plug { place } => open()?.plug(place)?,
+        Action::PowerOff { place } => open()?.power_off(place)?,
+        Action::PowerOn { place } => open()?.power_on(place, &progress)?,
+        Action::Pause { .. } => open()?.pause_api_server()?,
+        Action::Resume { .. } => open()?.resume_api_server()?,
+        Action::Capture { place, interface, filter } => {
+            let argv = capture::command(place, interface.as_deref(), &filter.join(" "));
+            return become_command(open()?.command(place, argv)?);
+        }
+        Action::Logs { who, follow } => return logs(&open()?, &who, follow),
+        Action::Kubeconfig { export } => {
+            let path = open()?.kubeconfig();
+            println!("{}{}", if export { "export KUBECONFIG=" } else { "" }, path.display());
+        }
+        Action::Build => {
+            preflight(&progress)?;
+            let components = Components::ensure(&progress)?;
+            agnhost_image(&components)?;
+        }
+        Action::Machine { lab, place, init: false } => machine::launch(&Paths::new(&lab)?, place)?,
+        Action::Machine { lab, place, init: true } => machine::run(&Paths::new(&lab)?, place)?,
+        Action::Forward { lab, init, port, serve: false } => forward::launch(&Paths::new(&lab)?, init, port)?,
+        Action::Forward { init, port, serve: true, .. } => forward::serve(init, port)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(options: UpOptions, progress: &Progress) -> Result<()> {
+    let lab = Lab::up(&options, progress)?;
+    let shape = lab.shape();
+    let name = lab.name();
+    println!("lab {name} is up: {} nodes, kube-proxy {}", shape.nodes, shape.kube_proxy.name());
+    println!("  export KUBECONFIG={}", lab.kubeconfig().display());
+    Ok(())
+}
+
+fn status(lab: &Lab, json: bool) -> Result<ExitCode> {
+    let status = lab.status()?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{status}");
+    }
+    Ok(if status.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn logs(lab: &Lab, who: &str, follow: bool) -> Result<ExitCode> {
+    if !who.contains('/') {
+        for service in lab.log_names(who.parse()?) {
+            println!("{who}/{service}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut command = Command::new(if follow { "tail" } else { "cat" });
+    if follow {
+        command.args(["-n", "50", "-F"]);
+    }
+    command.arg(lab.log_path(who)?);
+    become_command(command)
+}
+
+/// Turns this process into the command, so that its standard streams, signals and exit status are the caller's.
+fn become_command(mut command: Command) -> Result<ExitCode> {
+    let error = command.exec();
+    let program = command.get_program().to_string_lossy().into_owned();
+    if error.kind() == std::io::ErrorKind::NotFound {
+        bail!("{program} is not installed");
+    }
+    Err(error).context(program)
+}
