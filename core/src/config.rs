@@ -87,7 +87,9 @@ impl Config {
 
     /// The advertisements for a pool.
     pub fn advertisements_of<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a Advertisement> {
-        self.advertisements.values().filter(move |advertisement| advertisement.selects_pool(pool))
+        self.advertisements
+            .values()
+            .filter(move |advertisement| advertisement.selects_pool(pool))
     }
 }
 
@@ -124,7 +126,9 @@ pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compil
             }
             Err(refusal) => refusal,
         };
-        compiled.verdicts.insert(ConfigObject::Pool(raw.name.clone()), verdict);
+        compiled
+            .verdicts
+            .insert(ConfigObject::Pool(raw.name.clone()), verdict);
     }
     for raw in advertisements {
         let verdict = match &raw.nodes {
@@ -142,7 +146,10 @@ pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compil
                     nodes: nodes.clone(),
                     interfaces: raw.interfaces.clone(),
                 };
-                compiled.config.advertisements.insert(raw.name.clone(), advertisement);
+                compiled
+                    .config
+                    .advertisements
+                    .insert(raw.name.clone(), advertisement);
                 if unknown.is_empty() {
                     Refusal::new(Reason::Accepted, "in use")
                 } else {
@@ -151,7 +158,9 @@ pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compil
                 }
             }
         };
-        compiled.verdicts.insert(ConfigObject::Advertisement(raw.name.clone()), verdict);
+        compiled
+            .verdicts
+            .insert(ConfigObject::Advertisement(raw.name.clone()), verdict);
     }
     compiled
 }
@@ -162,21 +171,31 @@ fn check_pool(raw: &RawPool, accepted: &Config) -> Result<Pool, Refusal> {
     }
     let mut ranges: Vec<IpRange> = Vec::with_capacity(raw.addresses.len());
     for (index, text) in raw.addresses.iter().enumerate() {
-        let range = IpRange::parse(text)
-            .map_err(|error| Refusal::new(Reason::InvalidAddress, format!("spec.addresses[{index}]: {error}")))?;
+        let range = IpRange::parse(text).map_err(|error| {
+            Refusal::new(
+                Reason::InvalidAddress,
+                format!("spec.addresses[{index}]: {error}"),
+            )
+        })?;
         if let Some(other) = ranges.iter().find(|other| other.overlaps(&range)) {
             let message = format!("spec.addresses[{index}] ({range}) overlaps {other} of the same pool");
             return Err(Refusal::new(Reason::InvalidAddress, message));
         }
         for pool in accepted.pools.values() {
             if let Some(other) = pool.ranges.iter().find(|other| other.overlaps(&range)) {
-                let message = format!("{range} overlaps {other} of AddressPool {}, which is older", pool.name);
+                let message = format!(
+                    "{range} overlaps {other} of AddressPool {}, which is older",
+                    pool.name
+                );
                 return Err(Refusal::new(Reason::OverlappingPool, message));
             }
         }
         ranges.push(range);
     }
-    Ok(Pool { name: raw.name.clone(), ranges })
+    Ok(Pool {
+        name: raw.name.clone(),
+        ranges,
+    })
 }
 
 #[cfg(test)]
@@ -184,7 +203,11 @@ mod tests {
     use super::*;
 
     fn pool(name: &str, created: i64, addresses: &[&str]) -> RawPool {
-        RawPool { name: name.into(), created, addresses: addresses.iter().map(|a| (*a).to_owned()).collect() }
+        RawPool {
+            name: name.into(),
+            created,
+            addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+        }
     }
 
     fn advertisement(name: &str, pools: &[&str]) -> RawAdvertisement {
@@ -209,24 +232,40 @@ mod tests {
             assert_eq!(verdict("z-old").reason, Reason::Accepted);
             assert_eq!(verdict("bad").reason, Reason::InvalidAddress);
             assert_eq!(verdict("a-new").reason, Reason::OverlappingPool);
-            assert!(verdict("a-new").message.contains("z-old"), "{:?}", verdict("a-new"));
+            assert!(
+                verdict("a-new").message.contains("z-old"),
+                "{:?}",
+                verdict("a-new")
+            );
         }
     }
 
     #[test]
     fn an_advertisement_of_an_unknown_pool_is_reported_and_still_serves_its_others() {
-        let compiled =
-            compile(&[pool("a", 1, &["192.0.2.0/24"])], &[advertisement("x", &["a", "b"]), advertisement("y", &[])]);
+        let compiled = compile(
+            &[pool("a", 1, &["192.0.2.0/24"])],
+            &[advertisement("x", &["a", "b"]), advertisement("y", &[])],
+        );
         let verdict = &compiled.verdicts[&ConfigObject::Advertisement("x".into())];
         assert_eq!(verdict.reason, Reason::UnknownPool);
         assert!(verdict.message.ends_with(" b"), "{verdict:?}");
         assert_eq!(compiled.config.advertisements_of("a").count(), 2);
-        assert_eq!(compiled.config.pool_of("192.0.2.9".parse().unwrap()).unwrap().name, "a");
+        assert_eq!(
+            compiled
+                .config
+                .pool_of("192.0.2.9".parse().unwrap())
+                .unwrap()
+                .name,
+            "a"
+        );
     }
 
     #[test]
     fn an_unreadable_selector_sets_the_advertisement_aside() {
-        let raw = RawAdvertisement { nodes: Err("operator \"Like\" is unknown".into()), ..advertisement("x", &[]) };
+        let raw = RawAdvertisement {
+            nodes: Err("operator \"Like\" is unknown".into()),
+            ..advertisement("x", &[])
+        };
         let compiled = compile(&[], &[raw]);
         assert!(compiled.config.advertisements.is_empty());
         assert_eq!(

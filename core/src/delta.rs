@@ -25,7 +25,11 @@ pub fn delta<'a, K: Ord, V: PartialEq>(
     observed: &'a BTreeMap<K, V>,
     desired: &'a BTreeMap<K, V>,
 ) -> Delta<'a, K, V> {
-    let mut result = Delta { add: Vec::new(), change: Vec::new(), remove: Vec::new() };
+    let mut result = Delta {
+        add: Vec::new(),
+        change: Vec::new(),
+        remove: Vec::new(),
+    };
     for (key, value) in desired {
         match observed.get(key) {
             None => result.add.push((key, value)),
@@ -33,7 +37,9 @@ pub fn delta<'a, K: Ord, V: PartialEq>(
             Some(_) => {}
         }
     }
-    result.remove.extend(observed.iter().filter(|(key, _)| !desired.contains_key(key)));
+    result
+        .remove
+        .extend(observed.iter().filter(|(key, _)| !desired.contains_key(key)));
     result
 }
 

@@ -41,7 +41,10 @@ impl Endpoints {
         for slice in slices.into_iter().filter(|slice| slice.family == family) {
             for source in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
                 if let (true, Some(node)) = (source.ready, &source.node) {
-                    ready_by_node.entry(node.clone()).or_default().insert(source.address);
+                    ready_by_node
+                        .entry(node.clone())
+                        .or_default()
+                        .insert(source.address);
                 }
                 for port in slice.ports.iter().filter(|port| port.port != 0) {
                     let endpoint = Endpoint {
@@ -62,8 +65,14 @@ impl Endpoints {
                 }
             }
         }
-        let by_port = unique.into_iter().map(|(port, group)| (port, group.into_values().collect())).collect();
-        Self { by_port, ready_by_node }
+        let by_port = unique
+            .into_iter()
+            .map(|(port, group)| (port, group.into_values().collect()))
+            .collect();
+        Self {
+            by_port,
+            ready_by_node,
+        }
     }
 
     /// Where new connections to a port may go, anywhere in the cluster; sorted by address.
@@ -73,12 +82,19 @@ impl Endpoints {
 
     /// Where new connections to a port may go on one node; sorted by address.
     pub fn local(&self, port: &ServicePort, node: &NodeName) -> Vec<&Endpoint> {
-        usable(self.of(port).iter().filter(|endpoint| endpoint.node.as_ref() == Some(node)))
+        usable(
+            self.of(port)
+                .iter()
+                .filter(|endpoint| endpoint.node.as_ref() == Some(node)),
+        )
     }
 
     /// Is there an endpoint anywhere that is ready, or terminating and serving, on any port?
     pub fn any_usable(&self) -> bool {
-        self.by_port.values().flatten().any(|endpoint| endpoint.ready || endpoint.serving_terminating)
+        self.by_port
+            .values()
+            .flatten()
+            .any(|endpoint| endpoint.ready || endpoint.serving_terminating)
     }
 
     /// Number of distinct ready addresses on a node: what the health-check node port counts. Endpoints that are
@@ -98,7 +114,13 @@ impl Endpoints {
 
 fn usable<'a>(endpoints: impl Iterator<Item = &'a Endpoint> + Clone) -> Vec<&'a Endpoint> {
     let ready: Vec<&Endpoint> = endpoints.clone().filter(|endpoint| endpoint.ready).collect();
-    if ready.is_empty() { endpoints.filter(|endpoint| endpoint.serving_terminating).collect() } else { ready }
+    if ready.is_empty() {
+        endpoints
+            .filter(|endpoint| endpoint.serving_terminating)
+            .collect()
+    } else {
+        ready
+    }
 }
 
 #[cfg(test)]
@@ -120,17 +142,29 @@ mod tests {
         Slice {
             service: ServiceKey::new("default", "a"),
             family: Family::V4,
-            ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port }],
+            ports: vec![SlicePort {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port,
+            }],
             endpoints,
         }
     }
 
     fn http() -> ServicePort {
-        ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }
+        ServicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }
     }
 
     fn shown(endpoints: &[&Endpoint]) -> Vec<String> {
-        endpoints.iter().map(|e| format!("{}:{}", e.address, e.port)).collect()
+        endpoints
+            .iter()
+            .map(|e| format!("{}:{}", e.address, e.port))
+            .collect()
     }
 
     #[test]
@@ -165,9 +199,15 @@ mod tests {
             ],
             Family::V4,
         );
-        assert_eq!(shown(&joined.cluster(&http())), ["10.0.0.1:8080", "10.0.0.2:9090"]);
+        assert_eq!(
+            shown(&joined.cluster(&http())),
+            ["10.0.0.1:8080", "10.0.0.2:9090"]
+        );
         assert!(joined.local(&http(), &NodeName::from("n2")).is_empty());
-        let other = ServicePort { name: "https".into(), ..http() };
+        let other = ServicePort {
+            name: "https".into(),
+            ..http()
+        };
         assert!(joined.cluster(&other).is_empty());
     }
 
@@ -189,7 +229,10 @@ mod tests {
 
     #[test]
     fn the_wrong_family_is_passed_over() {
-        let joined = Endpoints::join(&[slice(80, vec![endpoint("2001:db8::1", None, "rs")])], Family::V4);
+        let joined = Endpoints::join(
+            &[slice(80, vec![endpoint("2001:db8::1", None, "rs")])],
+            Family::V4,
+        );
         assert!(!joined.any_usable());
         let empty = Endpoints::join(&[slice(80, vec![endpoint("10.0.0.1", None, "rs")])], Family::V6);
         assert_eq!(empty, Endpoints::default());

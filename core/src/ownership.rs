@@ -43,12 +43,22 @@ pub fn owned<'a>(
     class: ClassPolicy,
 ) -> Result<&'a str, Refusal> {
     if !class.serves(service) {
-        return Err(Refusal::new(Reason::ServedByAnother, "the Service is not of our class"));
+        return Err(Refusal::new(
+            Reason::ServedByAnother,
+            "the Service is not of our class",
+        ));
     }
     let Some(pool) = config.pool_of(address) else {
-        return Err(Refusal::new(Reason::NotOwned, format!("{address} is in no AddressPool")));
+        return Err(Refusal::new(
+            Reason::NotOwned,
+            format!("{address} is in no AddressPool"),
+        ));
     };
-    if !service.assigned.as_ref().is_some_and(|record| record.names(address)) {
+    if !service
+        .assigned
+        .as_ref()
+        .is_some_and(|record| record.names(address))
+    {
         let message = format!("{address} stands in the status but was not assigned by the controller");
         return Err(Refusal::new(Reason::NotOwned, message));
     }
@@ -104,7 +114,9 @@ pub fn resolve<'a>(
                     ownership.owners.insert(address, winner);
                     let message = format!("{address} belongs to {}, which had it first", winner.service.key);
                     let refusal = Refusal::new(Reason::DoubleAssignment, message);
-                    ownership.refused.push((loser.service.key.clone(), address, refusal));
+                    ownership
+                        .refused
+                        .push((loser.service.key.clone(), address, refusal));
                 }
             }
         }
@@ -114,7 +126,10 @@ pub fn resolve<'a>(
 
 /// Smaller is senior: the age of the record, then the UID.
 fn seniority(service: &Service) -> (i64, &str) {
-    (service.assigned.as_ref().map_or(i64::MAX, |record| record.since), &service.uid)
+    (
+        service.assigned.as_ref().map_or(i64::MAX, |record| record.since),
+        &service.uid,
+    )
 }
 
 #[cfg(test)]
@@ -125,7 +140,15 @@ mod tests {
     use crate::testing::service;
 
     fn config() -> Config {
-        compile(&[RawPool { name: "p".into(), created: 0, addresses: vec!["192.0.2.0/24".into()] }], &[]).config
+        compile(
+            &[RawPool {
+                name: "p".into(),
+                created: 0,
+                addresses: vec!["192.0.2.0/24".into()],
+            }],
+            &[],
+        )
+        .config
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -135,21 +158,34 @@ mod tests {
     fn holding(name: &str, address: &str, since: i64) -> Service {
         Service {
             ingress: vec![ip(address)],
-            assigned: Some(AssignedRecord { addresses: vec![(ip(address), "p".into())], since }),
+            assigned: Some(AssignedRecord {
+                addresses: vec![(ip(address), "p".into())],
+                since,
+            }),
             ..service(name)
         }
     }
 
-    const DEFAULT: ClassPolicy = ClassPolicy { serve_classless: true };
+    const DEFAULT: ClassPolicy = ClassPolicy {
+        serve_classless: true,
+    };
 
     #[test]
     fn class_rules() {
-        let with = |class: Option<&str>| Service { class: class.map(Into::into), ..service("a") };
-        let only_ours = ClassPolicy { serve_classless: false };
+        let with = |class: Option<&str>| Service {
+            class: class.map(Into::into),
+            ..service("a")
+        };
+        let only_ours = ClassPolicy {
+            serve_classless: false,
+        };
         assert!(DEFAULT.serves(&with(None)) && !only_ours.serves(&with(None)));
         assert!(DEFAULT.serves(&with(Some(CLASS))) && only_ours.serves(&with(Some(CLASS))));
         assert!(!DEFAULT.serves(&with(Some("other.example/lb"))));
-        assert!(!DEFAULT.serves(&Service { kind: ServiceType::NodePort, ..service("a") }));
+        assert!(!DEFAULT.serves(&Service {
+            kind: ServiceType::NodePort,
+            ..service("a")
+        }));
     }
 
     #[test]
@@ -159,10 +195,19 @@ mod tests {
             owned(service, ip(address), &config, DEFAULT).map_err(|refusal| refusal.reason)
         };
         assert_eq!(reason(&holding("a", "192.0.2.1", 1), "192.0.2.1"), Ok("p"));
-        assert_eq!(reason(&holding("a", "8.8.8.8", 1), "8.8.8.8"), Err(Reason::NotOwned));
-        let hand_edited = Service { ingress: vec![ip("192.0.2.2")], ..holding("a", "192.0.2.1", 1) };
+        assert_eq!(
+            reason(&holding("a", "8.8.8.8", 1), "8.8.8.8"),
+            Err(Reason::NotOwned)
+        );
+        let hand_edited = Service {
+            ingress: vec![ip("192.0.2.2")],
+            ..holding("a", "192.0.2.1", 1)
+        };
         assert_eq!(reason(&hand_edited, "192.0.2.2"), Err(Reason::NotOwned));
-        let other = Service { class: Some("other.example/lb".into()), ..holding("a", "192.0.2.1", 1) };
+        let other = Service {
+            class: Some("other.example/lb".into()),
+            ..holding("a", "192.0.2.1", 1)
+        };
         assert_eq!(reason(&other, "192.0.2.1"), Err(Reason::ServedByAnother));
     }
 

@@ -54,10 +54,16 @@ impl IpRange {
             Self::new(first, last).ok_or_else(|| RangeError::Reversed(text.to_owned()))?
         } else if trimmed.contains('/') {
             let net: IpNet = trimmed.parse().map_err(|_| unreadable())?;
-            Self { first: net.network(), last: net.broadcast() }
+            Self {
+                first: net.network(),
+                last: net.broadcast(),
+            }
         } else {
             let address: IpAddr = trimmed.parse().map_err(|_| unreadable())?;
-            Self { first: address, last: address }
+            Self {
+                first: address,
+                last: address,
+            }
         };
         if [range.first, range.last].iter().any(is_mapped) {
             return Err(RangeError::Mapped(text.to_owned()));
@@ -140,12 +146,24 @@ mod tests {
             ("192.0.2.7", "192.0.2.7", 1),
             ("2001:db8::/127", "2001:db8::-2001:db8::1", 2),
             ("10.0.0.0/8", "10.0.0.0-10.255.255.255", 1 << 24),
-            ("2001:db8::/64", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff", i64::MAX as u64),
-            ("::/0", "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", i64::MAX as u64),
+            (
+                "2001:db8::/64",
+                "2001:db8::-2001:db8::ffff:ffff:ffff:ffff",
+                i64::MAX as u64,
+            ),
+            (
+                "::/0",
+                "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+                i64::MAX as u64,
+            ),
         ] {
             // ::/0 contains mapped addresses but does not begin or end with one.
             let range = IpRange::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!((range.to_string().as_str(), range.size()), (shown, size), "{text}");
+            assert_eq!(
+                (range.to_string().as_str(), range.size()),
+                (shown, size),
+                "{text}"
+            );
         }
     }
 
@@ -154,7 +172,10 @@ mod tests {
         let case = |text: &str| IpRange::parse(text).unwrap_err();
         assert!(matches!(case("192.0.2"), RangeError::Unreadable(_)));
         assert!(matches!(case("192.0.2.0/33"), RangeError::Unreadable(_)));
-        assert!(matches!(case("192.0.2.1-2001:db8::1"), RangeError::MixedFamilies(_)));
+        assert!(matches!(
+            case("192.0.2.1-2001:db8::1"),
+            RangeError::MixedFamilies(_)
+        ));
         assert!(matches!(case("192.0.2.9-192.0.2.1"), RangeError::Reversed(_)));
         assert!(matches!(case("::ffff:192.0.2.1"), RangeError::Mapped(_)));
         assert!(matches!(case(""), RangeError::Unreadable(_)));
@@ -162,9 +183,15 @@ mod tests {
 
     #[test]
     fn next_stops_at_the_end_of_the_family() {
-        assert_eq!(next("192.0.2.255".parse().unwrap()), Some("192.0.3.0".parse().unwrap()));
+        assert_eq!(
+            next("192.0.2.255".parse().unwrap()),
+            Some("192.0.3.0".parse().unwrap())
+        );
         assert_eq!(next("255.255.255.255".parse().unwrap()), None);
-        assert_eq!(next("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()), None);
+        assert_eq!(
+            next("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()),
+            None
+        );
     }
 
     #[test]

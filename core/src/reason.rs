@@ -122,6 +122,9 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal from its two parts.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Small constructors for tests of this crate.
 
-use crate::model::{Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy};
+use crate::model::{
+    Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy,
+};
 
 /// A LoadBalancer Service `default/<name>` with port 80/TCP, policy Cluster, and no address.
 pub fn service(name: &str) -> Service {
