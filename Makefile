@@ -1,0 +1,120 @@
+# The only entry for people and for CI. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+PROGRAMS := fairlead-controller fairlead-speaker fairlead-node-agent
+PROGRAM_PATHS := $(PROGRAMS:%=target/release/%)
+# What the image is made with, and what the network namespace tests use; the lab installs what it needs itself.
+IMAGE_PACKAGES := buildah nftables
+NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping conntrack socat
+CARGO_DENY := 0.20.2
+LAB := target/debug/lab
+# Names of the labs that the demo and the tests bring up.
+DEMO_LAB := demo
+TEST_LAB := test
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##### Main job
+
+.PHONY: demo
+demo: images $(LAB) ## Bring up a cluster on this machine, install Fairlead, curl an external IP, and cordon its node
+	target/debug/demo --name $(DEMO_LAB)
+
+.PHONY: demo-down
+demo-down: ## End the demo's cluster
+	@$(CARGO) build -q -p fairlead-e2e --bins
+	$(LAB) down --name $(DEMO_LAB)
+
+##### Tests
+
+.PHONY: test
+test: unit netns e2e ## All tests: unit, property, network namespaces, and end to end on a cluster of their own
+
+.PHONY: unit
+unit: ## Unit and property tests (no root needed)
+	$(CARGO) test -q --workspace
+
+.PHONY: netns
+netns: ## Tests with real packets in network namespaces (root)
+	@scripts/packages.sh $(NETNS_PACKAGES)
+	$(CARGO) test -q -p fairlead-speaker -p fairlead-node-agent --features fairlead-speaker/netns,fairlead-node-agent/netns --tests -- --test-threads=2
+
+.PHONY: e2e
+e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken down afterwards (root)
+	$(CARGO) test -q -p fairlead-e2e --features cluster --no-run
+	trap '$(LAB) down --name $(TEST_LAB)' EXIT; \
+	$(LAB) up --name $(TEST_LAB); \
+	FAIRLEAD_LAB=$(TEST_LAB) $(CARGO) test -p fairlead-e2e --features cluster --tests -- --test-threads=1
+
+##### Building
+
+.PHONY: build
+build: ## Build all programs (debug)
+	$(CARGO) build --workspace
+
+.PHONY: images
+images: $(PROGRAM_PATHS) ## Build the OCI image: target/images/fairlead.tar
+	@scripts/packages.sh $(IMAGE_PACKAGES)
+	scripts/image.sh $(PROGRAM_PATHS)
+
+# Cargo knows what is out of date.
+.PHONY: $(PROGRAM_PATHS) $(LAB)
+$(PROGRAM_PATHS) &:
+	$(CARGO) build --release $(PROGRAMS:%=-p %)
+
+$(LAB):
+	$(CARGO) build -p fairlead-e2e --bins
+
+.PHONY: generate
+generate: ## Write the CustomResourceDefinitions into the chart
+	$(CARGO) run -q -p fairlead-api --bin crdgen -- charts/fairlead/templates/crds
+
+##### Checks
+
+.PHONY: check
+check: fmt-check clippy generate-check deny chart-lint ## All checks that are not tests
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## Lints, warnings as errors
+	$(CARGO) clippy -q --workspace --all-targets --all-features -- -D warnings
+
+.PHONY: generate-check
+generate-check: generate
+	@git diff --exit-code --stat -- charts/fairlead/templates/crds || { echo "generated files are stale: run 'make generate' and commit"; exit 1; }
+	@test -z "$$(git ls-files --others --exclude-standard charts/fairlead/templates/crds)" || { echo "generated files are not committed"; exit 1; }
+
+.PHONY: deny
+deny: ## Licences, sources and duplicates of dependencies
+	@$(CARGO) deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY)' || $(CARGO) install -q --locked cargo-deny@$(CARGO_DENY)
+	$(CARGO) deny --log-level error check bans licenses sources
+
+.PHONY: deny-advisories
+deny-advisories: ## Known vulnerabilities of dependencies (fetches the advisory database)
+	$(CARGO) deny check advisories
+
+.PHONY: chart-lint
+chart-lint: $(LAB) ## Lint the chart and check its values schema
+	LAB=$(LAB) scripts/chart-lint.sh
+
+.PHONY: ci
+ci: check test ## What must pass
+
+.PHONY: clean
+clean: ## Remove everything that was built here
+	$(CARGO) clean
