@@ -18,11 +18,13 @@ mod state;
 mod status;
 mod up;
 
+pub mod client;
 pub mod components;
 pub mod forward;
 pub mod images;
 pub mod machine;
 pub mod preflight;
+pub mod product;
 pub mod progress;
 pub mod topology;
 
