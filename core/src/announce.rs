@@ -1,1 +1,26 @@
-//! (being written)
+//! Which addresses this node announces.
+//!
+//! Three steps, each a pure function:
+//!
+//! 1. [`evaluate`] applies the hard filters to *this node only*: a [`Candidate`] or a refusal for each owned address.
+//! 2. What passed is published as this node's [`Record`]; [`elect`] ranks the published records of all live nodes. It
+//!    looks at nothing else, so every speaker that sees the same records names the same owner.
+//! 3. [`plan`] compares the elected owner with what this node announces now: announce, hand over, or stay silent.
+//!
+//! Who is alive comes from [`Liveness`]. How records travel is not known here.
+
+mod election;
+mod eligibility;
+mod liveness;
+mod plan;
+mod record;
+#[cfg(test)]
+mod simulation;
+
+pub use election::{elect, highest_claim, rendezvous_hash};
+pub use eligibility::{
+    Candidate, DataPath, Evaluation, Interface, ProbeTarget, Verdict, View, evaluate, group_slices,
+};
+pub use liveness::{HEARTBEAT, HEARTBEATS_TO_DEATH, Liveness};
+pub use plan::{Hold, Input, Losing, Plan, Standing, YIELD_LIMIT, has_rival, plan};
+pub use record::{Candidacy, LAST_RESORT, Record, Records};

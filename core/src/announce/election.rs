@@ -1,0 +1,243 @@
+//! The election: a ranking of published records.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::record::{Candidacy, Records};
+use crate::model::NodeName;
+
+/// The owner of an address: the first of all live candidates in the order *not cordoned, heavier, newer claim, larger
+/// rendezvous hash, smaller name*. The claim makes the present owner stay; of two claims the newer one counts. `None`
+/// if no live node offers itself.
+pub fn elect<'a>(address: IpAddr, records: &'a Records, live: &BTreeSet<NodeName>) -> Option<&'a NodeName> {
+    records
+        .iter()
+        .filter(|(node, _)| live.contains(*node))
+        .filter_map(|(node, record)| Some((node, record.candidacies.get(&address)?)))
+        .min_by_key(|(node, candidacy)| rank(address, node, candidacy))
+        .map(|(node, _)| node)
+}
+
+/// Smaller comes first. The order is total, so the order of the records has no influence.
+fn rank<'a>(address: IpAddr, node: &'a NodeName, candidacy: &Candidacy) -> impl Ord + use<'a> {
+    (
+        candidacy.cordoned,
+        Reverse(candidacy.weight),
+        Reverse(candidacy.claim),
+        Reverse(rendezvous_hash(node, address)),
+        node,
+    )
+}
+
+/// The highest claim on an address in any record, those of the dead included: a claim above it outlives their return.
+pub fn highest_claim<'a>(
+    address: IpAddr,
+    records: impl IntoIterator<Item = &'a super::record::Record>,
+) -> Option<i64> {
+    records
+        .into_iter()
+        .filter_map(|record| record.candidacies.get(&address)?.claim)
+        .max()
+}
+
+/// The weight of a node for an address in rendezvous (highest random weight) hashing.
+///
+/// FNV-1a of 64 bits over the node name's UTF-8 bytes, one zero byte, and the address' 4 or 16 bytes in network order;
+/// then the 64-bit finaliser of MurmurHash3, since FNV alone mixes the last bytes too little. The function is part of
+/// the protocol between speakers: it never changes without a new record version.
+pub fn rendezvous_hash(node: &NodeName, address: IpAddr) -> u64 {
+    let mut hash = fnv1a(FNV_OFFSET, node.as_str().as_bytes());
+    hash = fnv1a(hash, &[0]);
+    hash = match address {
+        IpAddr::V4(v4) => fnv1a(hash, &v4.octets()),
+        IpAddr::V6(v6) => fnv1a(hash, &v6.octets()),
+    };
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Record;
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn vip() -> IpAddr {
+        "192.0.2.1".parse().unwrap()
+    }
+
+    fn records(entries: &[(&str, Candidacy)]) -> Records {
+        entries
+            .iter()
+            .map(|(node, candidacy)| {
+                let record = Record {
+                    candidacies: BTreeMap::from([(vip(), *candidacy)]),
+                    ..Record::default()
+                };
+                (NodeName::from(*node), record)
+            })
+            .collect()
+    }
+
+    fn winner(entries: &[(&str, Candidacy)]) -> Option<String> {
+        let records = records(entries);
+        let live = records.keys().cloned().collect();
+        elect(vip(), &records, &live).map(|node| node.0.clone())
+    }
+
+    const PLAIN: Candidacy = Candidacy {
+        cordoned: false,
+        weight: 0,
+        claim: None,
+    };
+
+    fn claims(epoch: i64) -> Candidacy {
+        Candidacy {
+            claim: Some(epoch),
+            ..PLAIN
+        }
+    }
+
+    fn cordoned(candidacy: Candidacy) -> Candidacy {
+        Candidacy {
+            cordoned: true,
+            ..candidacy
+        }
+    }
+
+    #[test]
+    fn published_test_vectors_of_fnv1a() {
+        assert_eq!(fnv1a(FNV_OFFSET, b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(FNV_OFFSET, b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a(FNV_OFFSET, b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    /// Computed by an independent implementation; a change here is a change of protocol.
+    #[test]
+    fn golden_vectors_of_the_rendezvous_hash() {
+        let table: &[(&str, &str, u64)] = &[
+            ("node1", "192.0.2.1", 0x7014_b825_b6db_2bea),
+            ("node2", "192.0.2.1", 0x7081_e523_916b_6ac0),
+            ("node1", "192.0.2.2", 0x5b63_141a_5467_6554),
+            ("", "0.0.0.0", 0xf98b_d1e9_16d5_e6c4),
+            ("rack-7.example.net", "255.255.255.255", 0x3dd6_d30f_491f_8e29),
+            ("node1", "2001:db8::1", 0xcdfb_81c5_9906_0a6c),
+            ("knöten", "::", 0x747d_9617_7f49_46a9),
+        ];
+        for (node, address, expected) in table {
+            let hash = rendezvous_hash(&NodeName::from(*node), address.parse().unwrap());
+            assert_eq!(hash, *expected, "{node} {address}: {hash:#018x}");
+        }
+    }
+
+    #[test]
+    fn each_criterion_comes_before_the_next() {
+        let heavy = |candidacy: Candidacy| Candidacy {
+            weight: 10,
+            ..candidacy
+        };
+        // Each pair: the first must win under both names, so that hash and name cannot decide.
+        let table = [
+            (PLAIN, cordoned(heavy(claims(9)))),
+            (heavy(PLAIN), claims(9)),
+            (claims(2), claims(1)),
+            (claims(1), PLAIN),
+            (cordoned(claims(1)), cordoned(PLAIN)),
+        ];
+        for (better, worse) in table {
+            assert_eq!(
+                winner(&[("a", better), ("b", worse)]).as_deref(),
+                Some("a"),
+                "{better:?} {worse:?}"
+            );
+            assert_eq!(
+                winner(&[("b", better), ("a", worse)]).as_deref(),
+                Some("b"),
+                "{better:?} {worse:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_dead_and_the_silent_are_passed_over() {
+        let mut all = records(&[("a", claims(1)), ("b", PLAIN)]);
+        let live = BTreeSet::from([NodeName::from("b"), NodeName::from("c")]);
+        all.insert("c".into(), Record::default());
+        assert_eq!(elect(vip(), &all, &live), Some(&NodeName::from("b")));
+        assert_eq!(elect(vip(), &all, &BTreeSet::new()), None);
+        assert_eq!(highest_claim(vip(), all.values()), Some(1));
+    }
+
+    #[test]
+    fn fresh_addresses_spread_over_the_nodes() {
+        let nodes: Vec<NodeName> = (1..=5).map(|n| NodeName(format!("node{n}"))).collect();
+        let mut owned = BTreeMap::new();
+        for last in 0..250u8 {
+            let address = IpAddr::from([192, 0, 2, last]);
+            let all: Records = nodes
+                .iter()
+                .map(|node| {
+                    let record = Record {
+                        candidacies: BTreeMap::from([(address, PLAIN)]),
+                        ..Record::default()
+                    };
+                    (node.clone(), record)
+                })
+                .collect();
+            let live = nodes.iter().cloned().collect();
+            *owned
+                .entry(elect(address, &all, &live).unwrap().clone())
+                .or_insert(0) += 1;
+        }
+        // 50 each on average; three standard deviations are 19.
+        assert!(
+            owned.len() == 5 && owned.values().all(|n| (31..=69).contains(n)),
+            "{owned:?}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_the_records_has_no_influence_and_the_winner_is_undominated(
+            entries in proptest::collection::btree_map("[a-e]{1,3}", (any::<bool>(), -1i32..2, proptest::option::of(0i64..4)), 1..8),
+            dead in proptest::collection::btree_set("[a-e]{1,3}", 0..3),
+        ) {
+            let entries: Vec<(String, Candidacy)> = entries.into_iter()
+                .map(|(node, (cordoned, weight, claim))| (node, Candidacy { cordoned, weight, claim })).collect();
+            let all: Records = entries.iter().map(|(node, candidacy)| {
+                (NodeName(node.clone()), Record { candidacies: BTreeMap::from([(vip(), *candidacy)]), ..Record::default() })
+            }).collect();
+            let live: BTreeSet<NodeName> = all.keys().filter(|node| !dead.contains(&node.0)).cloned().collect();
+            let owner = elect(vip(), &all, &live);
+            prop_assert_eq!(owner.is_some(), !live.is_empty());
+            // Removing any loser changes nothing: what each speaker answers does not hang on who else it has heard of.
+            for loser in live.iter().filter(|node| Some(*node) != owner) {
+                let mut fewer = all.clone();
+                fewer.remove(loser);
+                prop_assert_eq!(elect(vip(), &fewer, &live), owner);
+            }
+            if let Some(owner) = owner {
+                let best = all[owner].candidacies[&vip()];
+                for node in &live {
+                    let other = all[node].candidacies[&vip()];
+                    prop_assert!((best.cordoned, Reverse(best.weight), Reverse(best.claim))
+                        <= (other.cordoned, Reverse(other.weight), Reverse(other.claim)));
+                }
+            }
+        }
+    }
+}

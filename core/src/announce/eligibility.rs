@@ -1,0 +1,325 @@
+//! The hard filters, applied to this node only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::{Advertisement, Config};
+use crate::endpoints::Endpoints;
+use crate::model::{Family, Node, NodeName, Service, ServiceKey, Slice, TrafficPolicy};
+use crate::ownership::Ownership;
+use crate::reason::{Reason, Refusal};
+use crate::selector;
+
+/// A network interface of this node that could carry announcements.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Administratively up, with carrier.
+    pub up: bool,
+    /// The subnets of its addresses.
+    pub subnets: Vec<IpNet>,
+}
+
+/// What the node agent's reports say about one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataPath {
+    /// The address is in the kernel.
+    Programmed,
+    /// It is not, or the agent was never heard of; with a sentence.
+    NotProgrammed(String),
+    /// What is in the kernel may be out of date; with a sentence.
+    Stale(String),
+}
+
+/// What probing said last, thresholds applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not yet enough answers.
+    Pending,
+    /// The probe passes.
+    Pass,
+    /// The probe fails; with a sentence.
+    Fail(String),
+}
+
+/// What has to be probed for an address. Addresses that need the same probe share it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeTarget {
+    /// `http://<address>:<port>/healthz`, the health-check node port of one Service.
+    Service {
+        /// The Service.
+        service: ServiceKey,
+        /// The node's InternalIP of the address' family.
+        address: IpAddr,
+        /// `spec.healthCheckNodePort`.
+        port: u16,
+    },
+    /// The node's service proxy.
+    Proxy {
+        /// The node's InternalIP of the address' family.
+        address: IpAddr,
+    },
+}
+
+/// A node that passed every filter for an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// The interfaces to announce on; never empty.
+    pub interfaces: BTreeSet<String>,
+    /// The node is cordoned: it comes after those that are not.
+    pub cordoned: bool,
+    /// Preference for this node.
+    pub weight: i32,
+}
+
+/// What [`evaluate`] found about one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    /// The Service that owns the address.
+    pub service: ServiceKey,
+    /// A candidate, or the first filter that refused.
+    pub outcome: Result<Candidate, Refusal>,
+    /// What to probe. Present as soon as all filters but the probe are passed, so that a node that could become the
+    /// owner is probed all the time.
+    pub probe: Option<ProbeTarget>,
+}
+
+/// Everything the filters look at.
+pub struct View<'a> {
+    /// This node.
+    pub me: &'a NodeName,
+    /// Its Node object, if it exists.
+    pub node: Option<&'a Node>,
+    /// The checked configuration.
+    pub config: &'a Config,
+    /// Who owns which address.
+    pub ownership: &'a Ownership<'a>,
+    /// EndpointSlices by Service (see [`group_slices`]).
+    pub slices: &'a BTreeMap<ServiceKey, Vec<&'a Slice>>,
+    /// The interfaces of this node by name.
+    pub interfaces: &'a BTreeMap<String, Interface>,
+    /// The families that this speaker can announce.
+    pub families: &'a [Family],
+    /// The installation is being removed.
+    pub leaving: bool,
+    /// The data path, address by address; absent means not programmed.
+    pub data_path: &'a BTreeMap<IpAddr, DataPath>,
+    /// Probe verdicts; absent means pending.
+    pub verdicts: &'a BTreeMap<ProbeTarget, Verdict>,
+}
+
+/// EndpointSlices by the Service they belong to.
+pub fn group_slices<'a>(slices: impl IntoIterator<Item = &'a Slice>) -> BTreeMap<ServiceKey, Vec<&'a Slice>> {
+    let mut groups: BTreeMap<ServiceKey, Vec<&Slice>> = BTreeMap::new();
+    for slice in slices {
+        groups.entry(slice.service.clone()).or_default().push(slice);
+    }
+    groups
+}
+
+/// Applies the filters to every owned address, in the order of the announcement reasons in [`Reason`].
+pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
+    view.ownership
+        .owners
+        .iter()
+        .map(|(&address, owner)| {
+            let mut probe = None;
+            let outcome = filter(view, address, owner.service, owner.pool, &mut probe);
+            let evaluation = Evaluation {
+                service: owner.service.key.clone(),
+                outcome,
+                probe,
+            };
+            (address, evaluation)
+        })
+        .collect()
+}
+
+fn filter(
+    view: &View,
+    address: IpAddr,
+    service: &Service,
+    pool: &str,
+    probe: &mut Option<ProbeTarget>,
+) -> Result<Candidate, Refusal> {
+    let advertisements = advertised(view, pool)?;
+    if view.leaving {
+        return refuse(Reason::Leaving, "the installation is being removed");
+    }
+    let Some(node) = view.node else {
+        return refuse(
+            Reason::NodeLeaving,
+            format!("there is no Node object named {}", view.me),
+        );
+    };
+    let selected: Vec<&Advertisement> = advertisements
+        .into_iter()
+        .filter(|advertisement| selector::any_matches(&advertisement.nodes, &node.labels))
+        .collect();
+    if selected.is_empty() {
+        let message = format!(
+            "no L2Advertisement of AddressPool {pool} selects node {}",
+            view.me
+        );
+        return refuse(Reason::NodeNotSelected, message);
+    }
+    let interfaces = interfaces(view, address, &selected)?;
+    node_takes_part(view.me, node)?;
+    has_endpoint(view, address, service)?;
+    match view.data_path.get(&address) {
+        Some(DataPath::Programmed) => {}
+        Some(DataPath::Stale(message)) => return refuse(Reason::DataPathStale, message.clone()),
+        Some(DataPath::NotProgrammed(message)) => {
+            return refuse(Reason::DataPathNotProgrammed, message.clone());
+        }
+        None => {
+            return refuse(
+                Reason::DataPathNotProgrammed,
+                "the node agent has not reported this address",
+            );
+        }
+    }
+    let target = probe_target(address, service, node)?;
+    let verdict = view.verdicts.get(&target).cloned().unwrap_or(Verdict::Pending);
+    *probe = Some(target);
+    match verdict {
+        Verdict::Pass => Ok(Candidate {
+            interfaces,
+            cordoned: node.cordoned,
+            weight: 0,
+        }),
+        Verdict::Pending => refuse(
+            Reason::ProbePending,
+            "the first probes have not been answered yet",
+        ),
+        Verdict::Fail(message) => refuse(Reason::ProbeFailed, message),
+    }
+}
+
+fn refuse<T>(reason: Reason, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::new(reason, message))
+}
+
+fn advertised<'a>(view: &View<'a>, pool: &'a str) -> Result<Vec<&'a Advertisement>, Refusal> {
+    let advertisements: Vec<&Advertisement> = view.config.advertisements_of(pool).collect();
+    if advertisements.is_empty() {
+        return refuse(
+            Reason::NoAdvertisement,
+            format!("no L2Advertisement selects AddressPool {pool}"),
+        );
+    }
+    Ok(advertisements)
+}
+
+/// The usable interfaces of all advertisements that select this node.
+fn interfaces(
+    view: &View,
+    address: IpAddr,
+    advertisements: &[&Advertisement],
+) -> Result<BTreeSet<String>, Refusal> {
+    let family = Family::of(address);
+    if !view.families.contains(&family) {
+        return refuse(
+            Reason::NoInterface,
+            format!("this version does not announce {family} addresses"),
+        );
+    }
+    let mut usable = BTreeSet::new();
+    let mut named = Vec::new();
+    let mut by_subnet = false;
+    for advertisement in advertisements {
+        if advertisement.interfaces.is_empty() {
+            by_subnet = true;
+            let on_link = |interface: &Interface| interface.subnets.iter().any(|net| net.contains(&address));
+            usable.extend(
+                view.interfaces
+                    .iter()
+                    .filter(|(_, interface)| interface.up && on_link(interface))
+                    .map(|(name, _)| name.clone()),
+            );
+        }
+        for name in &advertisement.interfaces {
+            named.push(name.as_str());
+            if view.interfaces.get(name).is_some_and(|interface| interface.up) {
+                usable.insert(name.clone());
+            }
+        }
+    }
+    if !usable.is_empty() {
+        return Ok(usable);
+    }
+    let message = match (named.is_empty(), by_subnet) {
+        (true, _) => format!("no interface that is up has a subnet with {address}"),
+        (false, false) => format!("no interface named {} is up", named.join(" or ")),
+        (false, true) => format!(
+            "no interface named {} is up, and none that is up has a subnet with {address}",
+            named.join(" or ")
+        ),
+    };
+    refuse(Reason::NoInterface, message)
+}
+
+fn node_takes_part(me: &NodeName, node: &Node) -> Result<(), Refusal> {
+    if node.excluded {
+        let message =
+            format!("node {me} is labelled node.kubernetes.io/exclude-from-external-load-balancers");
+        return refuse(Reason::NodeExcluded, message);
+    }
+    if node.deleting {
+        return refuse(Reason::NodeLeaving, format!("node {me} is being deleted"));
+    }
+    if node.autoscaler_taint {
+        let message = format!("node {me} has the taint ToBeDeletedByClusterAutoscaler");
+        return refuse(Reason::NodeLeaving, message);
+    }
+    if node.network_unavailable {
+        let message = format!("the condition NetworkUnavailable of node {me} is true");
+        return refuse(Reason::NetworkUnavailable, message);
+    }
+    Ok(())
+}
+
+/// Under Local only *ready* endpoints count, as for the health-check node port: a node whose last endpoint terminates
+/// still serves it, while the address moves on (KEP-1669).
+fn has_endpoint(view: &View, address: IpAddr, service: &Service) -> Result<(), Refusal> {
+    let slices = view.slices.get(&service.key).into_iter().flatten().copied();
+    let endpoints = Endpoints::join(slices, Family::of(address));
+    match service.policy {
+        TrafficPolicy::Local if endpoints.ready_on(view.me) == 0 => {
+            let message = format!("{} has no ready endpoint on node {}", service.key, view.me);
+            refuse(Reason::NoLocalEndpoint, message)
+        }
+        TrafficPolicy::Cluster if !endpoints.any_usable() => refuse(
+            Reason::NoEndpoint,
+            format!("{} has no usable endpoint", service.key),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn probe_target(address: IpAddr, service: &Service, node: &Node) -> Result<ProbeTarget, Refusal> {
+    let family = Family::of(address);
+    let Some(&own) = node.internal_ips.iter().find(|ip| Family::of(**ip) == family) else {
+        let message = format!(
+            "node {} has no {family} address of type InternalIP to probe",
+            node.name
+        );
+        return refuse(Reason::ProbeFailed, message);
+    };
+    match (service.policy, service.health_check_node_port) {
+        (TrafficPolicy::Cluster, _) => Ok(ProbeTarget::Proxy { address: own }),
+        (TrafficPolicy::Local, Some(port)) => Ok(ProbeTarget::Service {
+            service: service.key.clone(),
+            address: own,
+            port,
+        }),
+        (TrafficPolicy::Local, None) => refuse(
+            Reason::ProbeFailed,
+            format!("{} has no healthCheckNodePort to probe", service.key),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,387 @@
+use super::*;
+use crate::config::{RawAdvertisement, RawPool, compile};
+use crate::model::{AssignedRecord, Protocol, SliceEndpoint, SlicePort};
+use crate::ownership::{ClassPolicy, resolve};
+use crate::selector::{Requirement, Selector};
+use crate::testing;
+
+/// One node, one Service with one address, everything in order; each test spoils one thing.
+struct World {
+    service: Service,
+    slices: Vec<Slice>,
+    node: Option<Node>,
+    advertisements: Vec<RawAdvertisement>,
+    interfaces: BTreeMap<String, Interface>,
+    leaving: bool,
+    data_path: BTreeMap<IpAddr, DataPath>,
+    verdicts: BTreeMap<ProbeTarget, Verdict>,
+}
+
+fn vip() -> IpAddr {
+    "192.0.2.100".parse().unwrap()
+}
+
+fn own() -> IpAddr {
+    "192.0.2.11".parse().unwrap()
+}
+
+fn advertisement(interfaces: &[&str]) -> RawAdvertisement {
+    RawAdvertisement {
+        name: "l2".into(),
+        pools: vec![],
+        nodes: Ok(vec![]),
+        interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+fn interface(up: bool, subnet: &str) -> Interface {
+    Interface {
+        up,
+        subnets: vec![subnet.parse().unwrap()],
+    }
+}
+
+fn endpoint(node: &str, flags: &str) -> Slice {
+    Slice {
+        service: ServiceKey::new("default", "web"),
+        family: Family::V4,
+        ports: vec![SlicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        }],
+        endpoints: vec![SliceEndpoint {
+            address: "10.0.0.1".parse().unwrap(),
+            node: Some(node.into()),
+            ready: flags.contains('r'),
+            serving: flags.contains('s'),
+            terminating: flags.contains('t'),
+        }],
+    }
+}
+
+fn world() -> World {
+    World {
+        service: Service {
+            ingress: vec![vip()],
+            assigned: Some(AssignedRecord {
+                addresses: vec![(vip(), "pool".into())],
+                since: 1,
+            }),
+            ..testing::service("web")
+        },
+        slices: vec![endpoint("node2", "rs")],
+        node: Some(testing::node("node1", "192.0.2.11")),
+        advertisements: vec![advertisement(&[])],
+        interfaces: BTreeMap::from([
+            ("eth0".into(), interface(true, "192.0.2.11/24")),
+            ("eth1".into(), interface(true, "198.51.100.1/24")),
+        ]),
+        leaving: false,
+        data_path: BTreeMap::from([(vip(), DataPath::Programmed)]),
+        verdicts: BTreeMap::from([(ProbeTarget::Proxy { address: own() }, Verdict::Pass)]),
+    }
+}
+
+fn local(mut world: World) -> World {
+    world.service.policy = TrafficPolicy::Local;
+    world.service.health_check_node_port = Some(31000);
+    world.slices = vec![endpoint("node1", "rs")];
+    world.verdicts = BTreeMap::from([(local_target(), Verdict::Pass)]);
+    world
+}
+
+fn local_target() -> ProbeTarget {
+    ProbeTarget::Service {
+        service: ServiceKey::new("default", "web"),
+        address: own(),
+        port: 31000,
+    }
+}
+
+impl World {
+    fn evaluate(&self) -> BTreeMap<IpAddr, Evaluation> {
+        let pool = RawPool {
+            name: "pool".into(),
+            created: 0,
+            addresses: vec!["192.0.2.100-192.0.2.120".into(), "2001:db8::/120".into()],
+        };
+        let config = compile(&[pool], &self.advertisements).config;
+        let class = ClassPolicy {
+            serve_classless: true,
+        };
+        evaluate(&View {
+            me: &"node1".into(),
+            node: self.node.as_ref(),
+            config: &config,
+            ownership: &resolve([&self.service], &config, class),
+            slices: &group_slices(&self.slices),
+            interfaces: &self.interfaces,
+            families: &[Family::V4],
+            leaving: self.leaving,
+            data_path: &self.data_path,
+            verdicts: &self.verdicts,
+        })
+    }
+
+    fn refusal(&self) -> Refusal {
+        let evaluation = self.evaluate().remove(&vip()).expect("the address is owned");
+        evaluation.outcome.expect_err("a refusal")
+    }
+
+    fn candidate(&self) -> Candidate {
+        let evaluation = self.evaluate().remove(&vip()).expect("the address is owned");
+        evaluation.outcome.expect("a candidate")
+    }
+}
+
+#[test]
+fn a_node_in_order_is_a_candidate_under_both_policies() {
+    let expected = Candidate {
+        interfaces: BTreeSet::from(["eth0".to_owned()]),
+        cordoned: false,
+        weight: 0,
+    };
+    assert_eq!(world().candidate(), expected);
+    assert_eq!(local(world()).candidate(), expected);
+    let target = |world: World| world.evaluate()[&vip()].probe.clone();
+    assert_eq!(target(world()), Some(ProbeTarget::Proxy { address: own() }));
+    assert_eq!(target(local(world())), Some(local_target()));
+}
+
+#[test]
+fn what_is_not_owned_is_never_looked_at() {
+    let mut foreign = world();
+    foreign.service.ingress = vec!["8.8.8.8".parse().unwrap()];
+    assert!(foreign.evaluate().is_empty());
+    let mut unassigned = world();
+    unassigned.service.assigned = None;
+    assert!(unassigned.evaluate().is_empty());
+}
+
+#[test]
+fn each_filter_has_its_reason() {
+    type Spoil = fn(&mut World);
+    let on_node = |f: fn(&mut Node)| {
+        move |world: &mut World| f(world.node.as_mut().expect("the test world has a node"))
+    };
+    type Row = (Reason, &'static str, Box<dyn Fn(&mut World)>);
+    let table: Vec<Row> = vec![
+        (
+            Reason::NoAdvertisement,
+            "AddressPool pool",
+            Box::new((|w| w.advertisements.clear()) as Spoil),
+        ),
+        (
+            Reason::Leaving,
+            "being removed",
+            Box::new((|w| w.leaving = true) as Spoil),
+        ),
+        (
+            Reason::NodeLeaving,
+            "no Node object",
+            Box::new((|w| w.node = None) as Spoil),
+        ),
+        (
+            Reason::NodeNotSelected,
+            "selects node node1",
+            Box::new(
+                (|w| {
+                    let rack = Requirement::Exists("rack".into());
+                    w.advertisements[0].nodes = Ok(vec![Selector(vec![rack])]);
+                }) as Spoil,
+            ),
+        ),
+        (
+            Reason::NoInterface,
+            "192.0.2.100",
+            Box::new((|w| w.interfaces.clear()) as Spoil),
+        ),
+        (
+            Reason::NoInterface,
+            "no interface that is up",
+            Box::new((|w| w.interfaces.get_mut("eth0").unwrap().up = false) as Spoil),
+        ),
+        (
+            Reason::NoInterface,
+            "named eth7 is up",
+            Box::new((|w| w.advertisements = vec![advertisement(&["eth7"])]) as Spoil),
+        ),
+        (
+            Reason::NodeExcluded,
+            "exclude-from",
+            Box::new(on_node(|n| n.excluded = true)),
+        ),
+        (
+            Reason::NodeLeaving,
+            "being deleted",
+            Box::new(on_node(|n| n.deleting = true)),
+        ),
+        (
+            Reason::NodeLeaving,
+            "ToBeDeleted",
+            Box::new(on_node(|n| n.autoscaler_taint = true)),
+        ),
+        (
+            Reason::NetworkUnavailable,
+            "node1",
+            Box::new(on_node(|n| n.network_unavailable = true)),
+        ),
+        (
+            Reason::NoEndpoint,
+            "default/web",
+            Box::new((|w| w.slices.clear()) as Spoil),
+        ),
+        (
+            Reason::NoEndpoint,
+            "default/web",
+            Box::new((|w| w.slices = vec![endpoint("node1", "t")]) as Spoil),
+        ),
+        (
+            Reason::DataPathNotProgrammed,
+            "agent",
+            Box::new((|w| w.data_path.clear()) as Spoil),
+        ),
+        (
+            Reason::DataPathStale,
+            "old",
+            Box::new((|w| w.data_path = BTreeMap::from([(vip(), DataPath::Stale("old".into()))])) as Spoil),
+        ),
+        (
+            Reason::ProbeFailed,
+            "InternalIP",
+            Box::new(on_node(|n| n.internal_ips.clear())),
+        ),
+        (
+            Reason::ProbePending,
+            "first",
+            Box::new((|w| w.verdicts.clear()) as Spoil),
+        ),
+        (
+            Reason::ProbeFailed,
+            "HTTP 503",
+            Box::new(
+                (|w| {
+                    w.verdicts
+                        .values_mut()
+                        .for_each(|v| *v = Verdict::Fail("HTTP 503".into()));
+                }) as Spoil,
+            ),
+        ),
+    ];
+    for (reason, part, spoil) in table {
+        let mut world = world();
+        spoil(&mut world);
+        let refusal = world.refusal();
+        assert_eq!(refusal.reason, reason, "{refusal:?}");
+        assert!(
+            refusal.message.contains(part),
+            "{refusal:?} should contain {part:?}"
+        );
+    }
+}
+
+#[test]
+fn the_first_filter_that_refuses_is_the_one_told() {
+    // Everything at once is wrong; repaired one after the other, the reasons come in the order of the enum.
+    let mut world = local(world());
+    world.verdicts.clear();
+    world.data_path.clear();
+    world.slices.clear();
+    let node = world.node.as_mut().unwrap();
+    node.network_unavailable = true;
+    node.excluded = true;
+    let mut reasons = vec![];
+    world.advertisements[0].interfaces = vec!["eth7".into()];
+    reasons.push(world.refusal().reason);
+    world.advertisements[0].interfaces.clear();
+    reasons.push(world.refusal().reason);
+    world.node.as_mut().unwrap().excluded = false;
+    reasons.push(world.refusal().reason);
+    world.node.as_mut().unwrap().network_unavailable = false;
+    reasons.push(world.refusal().reason);
+    world.slices = vec![endpoint("node1", "rs")];
+    reasons.push(world.refusal().reason);
+    world.data_path.insert(vip(), DataPath::Programmed);
+    reasons.push(world.refusal().reason);
+    let expected = [
+        Reason::NoInterface,
+        Reason::NodeExcluded,
+        Reason::NetworkUnavailable,
+        Reason::NoLocalEndpoint,
+        Reason::DataPathNotProgrammed,
+        Reason::ProbePending,
+    ];
+    assert_eq!(reasons, expected);
+    assert!(
+        reasons.is_sorted(),
+        "the order of the enum tells which node was nearer"
+    );
+}
+
+#[test]
+fn under_local_only_ready_endpoints_of_this_node_count() {
+    for (slice, reason) in [
+        (endpoint("node2", "rs"), Reason::NoLocalEndpoint),
+        (endpoint("node1", "st"), Reason::NoLocalEndpoint),
+        (endpoint("node1", "t"), Reason::NoLocalEndpoint),
+    ] {
+        let world = World {
+            slices: vec![slice],
+            ..local(world())
+        };
+        assert_eq!(world.refusal().reason, reason);
+    }
+    // Under Cluster an endpoint that terminates while it serves is still usable.
+    let draining = World {
+        slices: vec![endpoint("node2", "st")],
+        ..world()
+    };
+    draining.candidate();
+    let mut no_port = local(world());
+    no_port.service.health_check_node_port = None;
+    assert_eq!(no_port.refusal().reason, Reason::ProbeFailed);
+}
+
+#[test]
+fn a_probe_runs_as_soon_as_all_other_filters_are_passed_and_not_before() {
+    let mut world = world();
+    world.verdicts.clear();
+    assert!(world.evaluate()[&vip()].probe.is_some());
+    world.data_path.clear();
+    assert!(world.evaluate()[&vip()].probe.is_none());
+}
+
+#[test]
+fn interfaces_of_all_matching_advertisements_add_up() {
+    let mut world = world();
+    world.advertisements = vec![
+        RawAdvertisement {
+            name: "by-name".into(),
+            ..advertisement(&["eth1", "eth9"])
+        },
+        advertisement(&[]),
+    ];
+    let both = BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]);
+    assert_eq!(world.candidate().interfaces, both);
+    world.interfaces.get_mut("eth0").unwrap().up = false;
+    assert_eq!(world.candidate().interfaces, BTreeSet::from(["eth1".to_owned()]));
+}
+
+#[test]
+fn cordon_is_no_filter_but_a_mark() {
+    let mut world = world();
+    world.node.as_mut().unwrap().cordoned = true;
+    assert!(world.candidate().cordoned);
+}
+
+#[test]
+fn a_family_that_cannot_be_announced_is_refused_in_words() {
+    let v6: IpAddr = "2001:db8::7".parse().unwrap();
+    let mut world = world();
+    world.service.ingress = vec![v6];
+    world.service.assigned.as_mut().unwrap().addresses = vec![(v6, "pool".into())];
+    let refusal = world.evaluate().remove(&v6).unwrap().outcome.unwrap_err();
+    assert_eq!(refusal.reason, Reason::NoInterface);
+    assert!(refusal.message.contains("IPv6"), "{refusal:?}");
+}

@@ -1,0 +1,434 @@
+//! The elected owner against what this node announces now.
+//!
+//! | elected | I announce | then |
+//! |---|---|---|
+//! | me | yes | go on; raise my claim if somebody else's is not below it |
+//! | me | no | take over with a claim above every claim seen |
+//! | another | yes | go on until its record carries a claim not below mine, or [`YIELD_LIMIT`] is over |
+//! | another | no | stay silent |
+//! | nobody (my record is not out yet) | yes | go on |
+//!
+//! A node that is not eligible stops at once, whoever is elected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::election::{elect, highest_claim};
+use super::eligibility::Candidate;
+use super::record::{Candidacy, LAST_RESORT, Record, Records};
+use crate::model::NodeName;
+
+/// How long the previous owner goes on answering while the elected one has not claimed the address.
+pub const YIELD_LIMIT: Duration = Duration::from_secs(3);
+
+/// What the plan is made of.
+pub struct Input<'a> {
+    /// This node.
+    pub me: &'a NodeName,
+    /// The addresses for which this node passed every filter.
+    pub candidates: &'a BTreeMap<IpAddr, Candidate>,
+    /// All published records, this node's own included, as they came back.
+    pub published: &'a Records,
+    /// The nodes that are alive.
+    pub live: &'a BTreeSet<NodeName>,
+    /// What this node announces now: [`Plan::held`] of the last plan, or [`Hold::continued`] after a restart.
+    pub held: &'a BTreeMap<IpAddr, Hold>,
+    /// This speaker is shutting down: it offers itself only where nobody else does.
+    pub departing: bool,
+    /// Now, on any monotonic clock.
+    pub now: Duration,
+}
+
+/// An address that this node announces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Epoch of the claim.
+    pub claim: i64,
+    /// Present while another node is the elected owner.
+    pub losing: Option<Losing>,
+}
+
+/// To whom an address goes, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Losing {
+    /// The elected owner.
+    pub to: NodeName,
+    /// When it was first seen as such.
+    pub since: Duration,
+}
+
+impl Hold {
+    /// The claims that stand in a record which an earlier process of this node published.
+    pub fn continued(record: &Record) -> BTreeMap<IpAddr, Self> {
+        let hold = |claim| Self { claim, losing: None };
+        record
+            .candidacies
+            .iter()
+            .filter_map(|(address, candidacy)| Some((*address, hold(candidacy.claim?))))
+            .collect()
+    }
+}
+
+/// This node's part for one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Announce it under this claim.
+    Owner {
+        /// Epoch of the claim; a new value asks for a new burst of gratuitous ARP.
+        claim: i64,
+    },
+    /// Announce it until the elected owner has claimed it.
+    Yielding {
+        /// Epoch of the claim.
+        claim: i64,
+        /// The elected owner.
+        to: NodeName,
+    },
+    /// Do not announce it; the elected owner, if there is one.
+    Standby(Option<NodeName>),
+}
+
+impl Standing {
+    /// The claim under which the address is announced, if it is.
+    pub fn claim(&self) -> Option<i64> {
+        match self {
+            Self::Owner { claim } | Self::Yielding { claim, .. } => Some(*claim),
+            Self::Standby(_) => None,
+        }
+    }
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// For every candidate address, this node's part.
+    pub standings: BTreeMap<IpAddr, Standing>,
+    /// What is announced from now on; goes into the next plan.
+    pub held: BTreeMap<IpAddr, Hold>,
+    /// What to publish.
+    pub candidacies: BTreeMap<IpAddr, Candidacy>,
+    /// When to plan again although nothing changes.
+    pub wake: Option<Duration>,
+}
+
+/// Decides for every candidate address. An address that is not in `input.candidates` is not announced.
+pub fn plan(input: &Input) -> Plan {
+    let mut plan = Plan::default();
+    for (&address, candidate) in input.candidates {
+        let (standing, hold) = stand(input, address);
+        let claim = standing.claim();
+        plan.candidacies.insert(
+            address,
+            Candidacy {
+                cordoned: candidate.cordoned || input.departing,
+                weight: if input.departing {
+                    LAST_RESORT
+                } else {
+                    candidate.weight
+                },
+                claim,
+            },
+        );
+        plan.standings.insert(address, standing);
+        if let Some(hold) = hold {
+            let wake = hold.losing.as_ref().map(|losing| losing.since + YIELD_LIMIT);
+            plan.wake = [plan.wake, wake].into_iter().flatten().min();
+            plan.held.insert(address, hold);
+        }
+    }
+    plan
+}
+
+fn stand(input: &Input, address: IpAddr) -> (Standing, Option<Hold>) {
+    let elected = elect(address, input.published, input.live);
+    let held = input.held.get(&address);
+    let owner = |claim| (Standing::Owner { claim }, Some(Hold { claim, losing: None }));
+    match (elected, held) {
+        (Some(node), Some(hold)) if node == input.me => {
+            // Also a claim of the dead is outbid: its owner may come back and must find a higher one.
+            let others = input.published.iter().filter(|(node, _)| *node != input.me);
+            match highest_claim(address, others.map(|(_, record)| record)) {
+                Some(rival) if rival >= hold.claim => owner(rival.saturating_add(1)),
+                _ => owner(hold.claim),
+            }
+        }
+        (Some(node), None) if node == input.me => owner(
+            highest_claim(address, input.published.values())
+                .unwrap_or(0)
+                .saturating_add(1),
+        ),
+        (Some(node), Some(hold)) => {
+            let claim = input.published[node].candidacies[&address].claim;
+            let since = match &hold.losing {
+                Some(losing) if losing.to == *node => losing.since,
+                _ => input.now,
+            };
+            if claim.is_some_and(|claim| claim >= hold.claim) || input.now >= since + YIELD_LIMIT {
+                return (Standing::Standby(Some(node.clone())), None);
+            }
+            let standing = Standing::Yielding {
+                claim: hold.claim,
+                to: node.clone(),
+            };
+            let losing = Losing {
+                to: node.clone(),
+                since,
+            };
+            let hold = Hold {
+                claim: hold.claim,
+                losing: Some(losing),
+            };
+            (standing, Some(hold))
+        }
+        (Some(node), None) => (Standing::Standby(Some(node.clone())), None),
+        (None, Some(hold)) => owner(hold.claim),
+        (None, None) => (Standing::Standby(None), None),
+    }
+}
+
+/// Does any live node other than this one offer itself for the address?
+pub fn has_rival(address: IpAddr, me: &NodeName, published: &Records, live: &BTreeSet<NodeName>) -> bool {
+    published
+        .iter()
+        .any(|(node, record)| node != me && live.contains(node) && record.candidacies.contains_key(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vip() -> IpAddr {
+        "192.0.2.1".parse().unwrap()
+    }
+
+    fn candidacy(cordoned: bool, claim: Option<i64>) -> Candidacy {
+        Candidacy {
+            cordoned,
+            weight: 0,
+            claim,
+        }
+    }
+
+    /// A plan of node `me` (eligible, holding `held`) at second `now`, with these records published and all alive.
+    fn planned(held: Option<Hold>, published: &[(&str, Candidacy)], now: u64) -> (Standing, Plan) {
+        let published: Records = published
+            .iter()
+            .map(|(node, candidacy)| {
+                let record = Record {
+                    candidacies: BTreeMap::from([(vip(), *candidacy)]),
+                    ..Record::default()
+                };
+                (NodeName::from(*node), record)
+            })
+            .collect();
+        let plan = plan(&Input {
+            me: &"me".into(),
+            candidates: &BTreeMap::from([(vip(), Candidate::default())]),
+            live: &published.keys().cloned().collect(),
+            published: &published,
+            held: &held.map(|hold| (vip(), hold)).into_iter().collect(),
+            departing: false,
+            now: Duration::from_secs(now),
+        });
+        (plan.standings[&vip()].clone(), plan)
+    }
+
+    fn hold(claim: i64) -> Option<Hold> {
+        Some(Hold { claim, losing: None })
+    }
+
+    fn losing(claim: i64, to: &str, since: u64) -> Option<Hold> {
+        Some(Hold {
+            claim,
+            losing: Some(Losing {
+                to: to.into(),
+                since: Duration::from_secs(since),
+            }),
+        })
+    }
+
+    fn owner(claim: i64) -> Standing {
+        Standing::Owner { claim }
+    }
+
+    #[test]
+    fn the_table() {
+        let plain = |claim| candidacy(false, claim);
+        let cordoned = |claim| candidacy(true, claim);
+        let yielding = |claim| Standing::Yielding {
+            claim,
+            to: "peer".into(),
+        };
+        let standby = || Standing::Standby(Some("peer".into()));
+        let table = [
+            (
+                "take over an address nobody had",
+                None,
+                vec![("me", plain(None))],
+                owner(1),
+            ),
+            (
+                "take over above a cordoned owner's claim",
+                None,
+                vec![("me", plain(None)), ("peer", cordoned(Some(4)))],
+                owner(5),
+            ),
+            (
+                "above my own old claim too",
+                None,
+                vec![("me", plain(Some(4)))],
+                owner(5),
+            ),
+            ("go on", hold(3), vec![("me", plain(Some(3)))], owner(3)),
+            (
+                "go on before my claim has come back",
+                hold(3),
+                vec![("me", plain(None)), ("peer", cordoned(Some(2)))],
+                owner(3),
+            ),
+            (
+                "outbid a claim not below mine",
+                hold(3),
+                vec![("me", plain(Some(3))), ("peer", cordoned(Some(3)))],
+                owner(4),
+            ),
+            (
+                "my record is not out yet",
+                None,
+                vec![("peer", plain(None))],
+                standby(),
+            ),
+            ("nobody's record is out", None, vec![], Standing::Standby(None)),
+            (
+                "my record was deleted while I announce",
+                hold(3),
+                vec![],
+                owner(3),
+            ),
+            (
+                "hand over: wait for the claim",
+                hold(3),
+                vec![("me", cordoned(Some(3))), ("peer", plain(None))],
+                yielding(3),
+            ),
+            (
+                "a lower claim is not yet the hand-over",
+                hold(3),
+                vec![("me", cordoned(Some(3))), ("peer", plain(Some(2)))],
+                yielding(3),
+            ),
+            (
+                "hand over: done",
+                hold(3),
+                vec![("me", cordoned(Some(3))), ("peer", plain(Some(4)))],
+                standby(),
+            ),
+            (
+                "two claims: the higher wins",
+                hold(3),
+                vec![("me", plain(Some(3))), ("peer", plain(Some(5)))],
+                standby(),
+            ),
+            (
+                "the sole candidate stays though cordoned",
+                hold(3),
+                vec![("me", cordoned(Some(3)))],
+                owner(3),
+            ),
+            (
+                "uncordoned, the address does not come back",
+                None,
+                vec![("me", plain(None)), ("peer", plain(Some(4)))],
+                standby(),
+            ),
+        ];
+        for (name, held, published, expected) in table {
+            let (standing, plan) = planned(held, &published, 10);
+            assert_eq!(standing, expected, "{name}");
+            assert_eq!(plan.candidacies[&vip()].claim, expected.claim(), "{name}");
+            assert_eq!(
+                plan.held.get(&vip()).map(|hold| hold.claim),
+                expected.claim(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_loser_stops_when_the_winner_has_not_claimed_in_time() {
+        let published = [("me", candidacy(true, Some(3))), ("peer", candidacy(false, None))];
+        let (_, first) = planned(hold(3), &published, 10);
+        assert_eq!(first.wake, Some(Duration::from_secs(13)));
+        assert_eq!(first.held[&vip()], losing(3, "peer", 10).unwrap());
+        let (standing, plan) = planned(losing(3, "peer", 10), &published, 12);
+        assert!(matches!(standing, Standing::Yielding { .. }));
+        assert_eq!(plan.wake, Some(Duration::from_secs(13)));
+        let (standing, plan) = planned(losing(3, "peer", 10), &published, 13);
+        assert_eq!(standing, Standing::Standby(Some("peer".into())));
+        assert!(plan.held.is_empty() && plan.wake.is_none());
+        // Another winner: the time starts again.
+        let (standing, _) = planned(losing(3, "other", 10), &published, 13);
+        assert!(matches!(standing, Standing::Yielding { .. }));
+        // I am elected again: nothing of it is left.
+        let (_, plan) = planned(losing(3, "peer", 10), &[("me", candidacy(false, Some(3)))], 12);
+        assert_eq!(plan.held[&vip()], hold(3).unwrap());
+    }
+
+    #[test]
+    fn what_is_not_eligible_is_not_announced() {
+        let me = NodeName::from("me");
+        let record = Record {
+            candidacies: BTreeMap::from([(vip(), candidacy(false, Some(3)))]),
+            ..Record::default()
+        };
+        let plan = plan(&Input {
+            me: &me,
+            candidates: &BTreeMap::new(),
+            published: &Records::from([(me.clone(), record.clone())]),
+            live: &BTreeSet::from([me.clone()]),
+            held: &Hold::continued(&record),
+            departing: false,
+            now: Duration::ZERO,
+        });
+        assert_eq!(plan, Plan::default());
+    }
+
+    #[test]
+    fn a_departing_speaker_comes_after_everybody() {
+        let me = NodeName::from("me");
+        let claimed = Record {
+            candidacies: BTreeMap::from([(vip(), candidacy(true, Some(3)))]),
+            ..Record::default()
+        };
+        let departing = plan(&Input {
+            me: &me,
+            candidates: &BTreeMap::from([(vip(), Candidate::default())]),
+            published: &Records::from([(me.clone(), claimed.clone())]),
+            live: &BTreeSet::from([me.clone()]),
+            held: &Hold::continued(&claimed),
+            departing: true,
+            now: Duration::ZERO,
+        });
+        assert_eq!(departing.standings[&vip()], owner(3));
+        let last = departing.candidacies[&vip()];
+        assert_eq!((last.cordoned, last.weight), (true, LAST_RESORT));
+        // Even a cordoned peer without a claim is elected before it.
+        let mut published = Records::from([(
+            me.clone(),
+            Record {
+                candidacies: departing.candidacies,
+                ..Record::default()
+            },
+        )]);
+        let live = BTreeSet::from([me.clone(), "peer".into()]);
+        assert!(!has_rival(vip(), &me, &published, &live));
+        let peer = Record {
+            candidacies: BTreeMap::from([(vip(), candidacy(true, None))]),
+            ..Record::default()
+        };
+        published.insert("peer".into(), peer);
+        assert!(has_rival(vip(), &me, &published, &live));
+        assert_eq!(elect(vip(), &published, &live), Some(&"peer".into()));
+    }
+}

@@ -1,0 +1,34 @@
+//! What speakers tell each other.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::model::NodeName;
+
+/// Weight of a speaker that is shutting down: it comes after every other candidate, cordoned ones included.
+pub const LAST_RESORT: i32 = i32::MIN;
+
+/// The record by which the speaker of one node offers itself for addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Start time of the speaker in microseconds of Unix time; larger is newer.
+    pub incarnation: i64,
+    /// Rises by one with every publication of one incarnation.
+    pub sequence: i64,
+    /// The addresses for which the node passed every filter.
+    pub candidacies: BTreeMap<IpAddr, Candidacy>,
+}
+
+/// One address of a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Candidacy {
+    /// The node is cordoned, or its speaker is shutting down.
+    pub cordoned: bool,
+    /// Preference for this node; higher comes first.
+    pub weight: i32,
+    /// Present while the node announces the address: the epoch of its claim.
+    pub claim: Option<i64>,
+}
+
+/// The records of all nodes, as this node sees them.
+pub type Records = BTreeMap<NodeName, Record>;
