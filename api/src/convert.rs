@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use fairlead_core::announce;
 use fairlead_core::config::{RawAdvertisement, RawPool};
 use fairlead_core::model::{
     Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice, SliceEndpoint,
@@ -17,6 +18,7 @@ use k8s_openapi::api::discovery::v1 as discovery_v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::conditions::parse_assigned;
+use crate::node_state::{Candidacy, CandidacyRecord};
 use crate::{AddressPool, L2Advertisement};
 
 /// Label that keeps a node out of external load balancing (KEP-3458).
@@ -187,6 +189,43 @@ pub fn advertisement(object: &L2Advertisement) -> Option<RawAdvertisement> {
         nodes: object.spec.node_selectors.iter().map(selector).collect(),
         interfaces: object.spec.interfaces.clone(),
     })
+}
+
+/// A candidacy record, as the election ranks it.
+pub fn record(object: &CandidacyRecord) -> announce::Record {
+    let candidacy = |c: &Candidacy| announce::Candidacy {
+        cordoned: c.cordoned,
+        weight: c.weight,
+        claim: c.claim,
+    };
+    announce::Record {
+        incarnation: object.incarnation,
+        sequence: object.sequence,
+        candidacies: object
+            .candidacies
+            .iter()
+            .map(|c| (c.address, candidacy(c)))
+            .collect(),
+    }
+}
+
+/// A candidacy record, as it is published.
+pub fn candidacy_record(record: &announce::Record) -> CandidacyRecord {
+    CandidacyRecord {
+        version: CandidacyRecord::VERSION,
+        incarnation: record.incarnation,
+        sequence: record.sequence,
+        candidacies: record
+            .candidacies
+            .iter()
+            .map(|(address, c)| Candidacy {
+                address: *address,
+                cordoned: c.cordoned,
+                weight: c.weight,
+                claim: c.claim,
+            })
+            .collect(),
+    }
 }
 
 /// A label selector.

@@ -45,6 +45,10 @@ pub struct NodeStateStatus {
     /// What the node agent reports of its data path.
     #[serde(default)]
     pub data_path: DataPathState,
+    /// The interfaces that this node can announce on. Their MAC addresses tell speakers who move an address from
+    /// strangers who use it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<NodeInterface>,
     /// The installation is being removed and this speaker has stopped announcing for good.
     #[serde(default)]
     pub withdrawn: bool,
@@ -67,6 +71,11 @@ pub struct CandidacyRecord {
     /// The addresses for which the node is eligible: every filter passed, probes included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidacies: Vec<Candidacy>,
+}
+
+impl CandidacyRecord {
+    /// The version that this program writes.
+    pub const VERSION: i32 = 1;
 }
 
 /// One address of a candidacy record.
@@ -127,6 +136,16 @@ pub struct HeldBackAddress {
     pub message: String,
     /// Since when the reason holds.
     pub since: Time,
+}
+
+/// An interface of the node that announcements can leave by.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInterface {
+    /// Its name.
+    pub name: String,
+    /// Its MAC address, as `02:00:5e:00:53:01`.
+    pub mac: String,
 }
 
 /// The data path of the node, as the node agent told the speaker.
