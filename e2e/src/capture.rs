@@ -21,7 +21,11 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A name for a service of this process that no other process has.
 pub(crate) fn unique_name(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{what}-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// A capture that runs until it is stopped (or its place is powered off).
@@ -38,7 +42,9 @@ pub struct Capture {
 /// `interface` is by default the place's uplink, and the whole bridge at the switch.
 pub fn command(place: Place, interface: Option<&str>, filter: &str) -> Vec<String> {
     let uplink = place.uplink().map_or(BRIDGE, |i| i.name);
-    let mut argv: Vec<String> = ["tcpdump", "-l", "-n", "-e", "-tt", "--immediate-mode", "-i"].map(Into::into).into();
+    let mut argv: Vec<String> = ["tcpdump", "-l", "-n", "-e", "-tt", "--immediate-mode", "-i"]
+        .map(Into::into)
+        .into();
     argv.push(interface.unwrap_or(uplink).to_owned());
     argv.push(filter.to_owned());
     argv
@@ -65,7 +71,12 @@ impl Lab {
         let mut spec = ServiceSpec::new(&service, command(place, interface, filter));
         spec.stdout = Some(output.clone());
         machine.start_service(spec)?;
-        let capture = Capture { machine, log: self.paths().log(place, &service), service, output };
+        let capture = Capture {
+            machine,
+            log: self.paths().log(place, &service),
+            service,
+            output,
+        };
         capture.wait_listening(filter)?;
         Ok(capture)
     }
@@ -79,15 +90,26 @@ impl Capture {
             if said.contains("listening on") {
                 return Ok(());
             }
-            let running = self.machine.services()?.iter().any(|s| s.name == self.service && s.is_running());
+            let running = self
+                .machine
+                .services()?
+                .iter()
+                .any(|s| s.name == self.service && s.is_running());
             if !running {
                 let said = fs::read_to_string(&self.log).unwrap_or_default();
                 let command = format!("tcpdump {filter:?}");
-                return Err(LabError::Command { command, detail: said.trim().to_owned() });
+                return Err(LabError::Command {
+                    command,
+                    detail: said.trim().to_owned(),
+                });
             }
             if begun.elapsed() > LIMIT {
                 let what = format!("tcpdump {filter:?} to listen");
-                return Err(LabError::Timeout { what, after: LIMIT, seen: said });
+                return Err(LabError::Timeout {
+                    what,
+                    after: LIMIT,
+                    seen: said,
+                });
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -9,8 +9,8 @@ use std::{
 
 use k8s_openapi::ByteString;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use serde_json::json;
 
@@ -42,7 +42,11 @@ const USERS: [(&str, &str, Option<&str>); 6] = [
     ("kube-scheduler", "system:kube-scheduler", None),
     ("kube-proxy", "system:kube-proxy", None),
     ("coredns", "system:coredns", None),
-    ("kube-apiserver-kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters")),
+    (
+        "kube-apiserver-kubelet-client",
+        "kube-apiserver-kubelet-client",
+        Some("system:masters"),
+    ),
 ];
 
 /// A file of the lab's `pki` directory.
@@ -66,7 +70,12 @@ pub(crate) fn ensure(paths: &Paths, nodes: u8, api_port: u16) -> Result<()> {
         pair.write(&dir, name)?;
         kubeconfig(&dir.join(format!("{name}.kubeconfig")), API_INSIDE, &ca, &pair)?;
         if name == "admin" {
-            kubeconfig(&paths.kubeconfig(), &format!("https://127.0.0.1:{api_port}"), &ca, &pair)?;
+            kubeconfig(
+                &paths.kubeconfig(),
+                &format!("https://127.0.0.1:{api_port}"),
+                &ca,
+                &pair,
+            )?;
         }
     }
     server(&ca, "kube-apiserver", &API_NAMES.map(str::to_owned))?.write(&dir, "kube-apiserver")?;
@@ -75,14 +84,24 @@ pub(crate) fn ensure(paths: &Paths, nodes: u8, api_port: u16) -> Result<()> {
         let pair = client(&ca, &format!("system:node:{name}"), Some("system:nodes"))?;
         kubeconfig(&dir.join(format!("{name}.kubeconfig")), API_INSIDE, &ca, &pair)?;
         let mut names = vec![name.clone()];
-        names.extend(node.uplink().into_iter().flat_map(|i| [i.v4.to_string(), i.v6.to_string()]));
+        names.extend(
+            node.uplink()
+                .into_iter()
+                .flat_map(|i| [i.v4.to_string(), i.v6.to_string()]),
+        );
         server(&ca, &format!("system:node:{name}"), &names)?.write(&dir, &format!("{name}-serving"))?;
     }
     let front = authority(&dir, "front-proxy-ca", "front-proxy-ca")?;
     client(&front, "front-proxy-client", None)?.write(&dir, "front-proxy-client")?;
     let account = KeyPair::generate()?;
-    write_whole(&dir.join("service-account.key"), account.serialize_pem().as_bytes())?;
-    write_whole(&dir.join("service-account.pub"), account.public_key_pem().as_bytes())?;
+    write_whole(
+        &dir.join("service-account.key"),
+        account.serialize_pem().as_bytes(),
+    )?;
+    write_whole(
+        &dir.join("service-account.pub"),
+        account.public_key_pem().as_bytes(),
+    )?;
     write_whole(&complete, b"")
 }
 
@@ -114,9 +133,17 @@ fn params(name: &str, group: Option<&str>) -> CertificateParams {
 fn authority(dir: &Path, file: &str, name: &str) -> Result<Authority> {
     let mut params = params(name, None);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    Pair { certificate: ca.pem(), key: ca.key().serialize_pem() }.write(dir, file)?;
+    Pair {
+        certificate: ca.pem(),
+        key: ca.key().serialize_pem(),
+    }
+    .write(dir, file)?;
     Ok(ca)
 }
 
@@ -126,7 +153,10 @@ fn signed(ca: &Authority, mut params: CertificateParams, usage: ExtendedKeyUsage
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, ca)?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(Pair {
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    })
 }
 
 fn client(ca: &Authority, user: &str, group: Option<&str>) -> Result<Pair> {
@@ -162,7 +192,9 @@ fn kubeconfig(path: &Path, api: &str, ca: &Authority, user: &Pair) -> Result<()>
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
         "current-context": "lab",
     });
-    let text = serde_json::to_vec_pretty(&config)
-        .map_err(|source| LabError::Json { what: path.display().to_string(), source })?;
+    let text = serde_json::to_vec_pretty(&config).map_err(|source| LabError::Json {
+        what: path.display().to_string(),
+        source,
+    })?;
     write_whole(path, &text)
 }

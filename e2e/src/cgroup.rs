@@ -19,9 +19,9 @@ struct Hierarchy {
     unified: bool,
 }
 
-/// The mounted cgroup hierarchies that can hold pods: those of v1 if there are any, else the one of v2.
+/// The mounted cgroup hierarchies.
 fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
-    let mut all: Vec<Hierarchy> = mountinfo
+    mountinfo
         .lines()
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
@@ -32,7 +32,11 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
                 _ => None,
             }
         })
-        .collect();
+        .collect()
+}
+
+/// Those that hold pods: the ones of v1 if there are any, else the one of v2.
+fn for_pods(mut all: Vec<Hierarchy>) -> Vec<Hierarchy> {
     if all.iter().any(|h| !h.unified) {
         all.retain(|h| !h.unified);
     }
@@ -41,12 +45,14 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
 
 fn mounted() -> Result<Vec<Hierarchy>> {
     let path = "/proc/self/mountinfo";
-    Ok(hierarchies(&fs::read_to_string(path).doing(format!("read {path}"))?))
+    Ok(hierarchies(
+        &fs::read_to_string(path).doing(format!("read {path}"))?,
+    ))
 }
 
 /// Makes a node's cgroup in every hierarchy.
 pub(crate) fn create(lab: &str, node: &str) -> Result<()> {
-    for hierarchy in mounted()? {
+    for hierarchy in for_pods(mounted()?) {
         let mut at = hierarchy.at.clone();
         for part in root_of(lab, node).trim_start_matches('/').split('/') {
             let above = at.clone();
@@ -76,6 +82,7 @@ fn hand_down_controllers(parent: &Path) -> Result<()> {
 
 /// Removes all cgroups of a lab. Its processes must have ended.
 pub(crate) fn remove(lab: &str) -> Result<()> {
+    // Of every hierarchy: beside v1, runc uses a v2 hierarchy as well if it finds one.
     for hierarchy in mounted()? {
         let top = hierarchy.at.join(format!("fairlead-lab-{lab}"));
         let begun = Instant::now();
@@ -86,7 +93,11 @@ pub(crate) fn remove(lab: &str) -> Result<()> {
             match error {
                 Some(error) if begun.elapsed() > limit => {
                     let what = format!("cgroup {} to be empty", top.display());
-                    return Err(LabError::Timeout { what, after: limit, seen: error.to_string() });
+                    return Err(LabError::Timeout {
+                        what,
+                        after: limit,
+                        seen: error.to_string(),
+                    });
                 }
                 Some(_) => std::thread::sleep(Duration::from_millis(20)),
                 None => {}
@@ -114,9 +125,21 @@ mod tests {
     fn chooses_hierarchies() {
         let v1 = "34 33 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                   43 33 0:39 / /sys/fs/cgroup/unified rw,relatime shared:1 - cgroup2 cgroup2 rw\n";
-        let found = hierarchies(v1);
-        assert_eq!(found, [Hierarchy { at: "/sys/fs/cgroup/cpu".into(), unified: false }]);
+        let found = for_pods(hierarchies(v1));
+        assert_eq!(
+            found,
+            [Hierarchy {
+                at: "/sys/fs/cgroup/cpu".into(),
+                unified: false
+            }]
+        );
         let v2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(hierarchies(v2), [Hierarchy { at: "/sys/fs/cgroup".into(), unified: true }]);
+        assert_eq!(
+            for_pods(hierarchies(v2)),
+            [Hierarchy {
+                at: "/sys/fs/cgroup".into(),
+                unified: true
+            }]
+        );
     }
 }

@@ -33,10 +33,12 @@ const FIELD_MANAGER: &str = "fairlead-lab";
 
 /// A client from a kubeconfig file. Must be called inside a tokio runtime.
 pub(crate) async fn client(kubeconfig: &Path) -> Result<Client> {
-    let refuse = |error: &dyn std::fmt::Display| LabError::Refused(format!("{}: {error}", kubeconfig.display()));
+    let refuse =
+        |error: &dyn std::fmt::Display| LabError::Refused(format!("{}: {error}", kubeconfig.display()));
     let file = Kubeconfig::read_from(kubeconfig).map_err(|e| refuse(&e))?;
-    let config =
-        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|e| refuse(&e))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(|e| refuse(&e))?;
     Ok(Client::try_from(config)?)
 }
 
@@ -45,7 +47,12 @@ pub(crate) fn block_on<T: Send>(future: impl Future<Output = Result<T>> + Send) 
     std::thread::scope(|scope| {
         crate::parallel::join(scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map_err(|source| LabError::Io { what: "start a runtime".into(), source })?.block_on(future)
+            runtime
+                .map_err(|source| LabError::Io {
+                    what: "start a runtime".into(),
+                    source,
+                })?
+                .block_on(future)
         }))
     })
 }
@@ -63,7 +70,11 @@ where
             Err(_) => "no answer".to_owned(),
         };
         if begun.elapsed() > limit {
-            return Err(LabError::Timeout { what: what.to_owned(), after: limit, seen });
+            return Err(LabError::Timeout {
+                what: what.to_owned(),
+                after: limit,
+                seen,
+            });
         }
         tokio::time::sleep(POLL).await;
     }
@@ -101,7 +112,10 @@ pub(crate) async fn create_nodes(client: &Client, nodes: u8) -> Result<()> {
             "spec": {"podCIDR": v4.to_string(), "podCIDRs": [v4.to_string(), v6.to_string()]},
             "status": {"addresses": addresses},
         }))
-        .map_err(|source| LabError::Json { what: "Node".into(), source })?;
+        .map_err(|source| LabError::Json {
+            what: "Node".into(),
+            source,
+        })?;
         match api.create(&PostParams::default(), &node).await {
             Err(kube::Error::Api(status)) if status.is_already_exists() => {}
             other => drop(other?),
@@ -140,10 +154,18 @@ pub(crate) async fn apply_dns(client: &Client) -> Result<()> {
         "endpoints": [{"addresses": ["172.30.0.2"], "conditions": {"ready": true}}],
     });
     let system = "kube-system";
-    Api::<ClusterRole>::all(client.clone()).patch("system:coredns", &params, &Patch::Apply(role)).await?;
-    Api::<ClusterRoleBinding>::all(client.clone()).patch("system:coredns", &params, &Patch::Apply(binding)).await?;
-    Api::<Service>::namespaced(client.clone(), system).patch("kube-dns", &params, &Patch::Apply(service)).await?;
-    Api::<EndpointSlice>::namespaced(client.clone(), system).patch("kube-dns", &params, &Patch::Apply(slice)).await?;
+    Api::<ClusterRole>::all(client.clone())
+        .patch("system:coredns", &params, &Patch::Apply(role))
+        .await?;
+    Api::<ClusterRoleBinding>::all(client.clone())
+        .patch("system:coredns", &params, &Patch::Apply(binding))
+        .await?;
+    Api::<Service>::namespaced(client.clone(), system)
+        .patch("kube-dns", &params, &Patch::Apply(service))
+        .await?;
+    Api::<EndpointSlice>::namespaced(client.clone(), system)
+        .patch("kube-dns", &params, &Patch::Apply(slice))
+        .await?;
     Ok(())
 }
 
@@ -151,7 +173,10 @@ pub(crate) async fn apply_dns(client: &Client) -> Result<()> {
 pub(crate) async fn wait_default_account(client: &Client, limit: Duration) -> Result<()> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     until("the default service account", limit, || async {
-        api.get("default").await.map(drop).map_err(|error| error.to_string())
+        api.get("default")
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string())
     })
     .await
 }
@@ -166,13 +191,22 @@ pub(crate) fn node_condition(node: &Node) -> (bool, String, Option<Timestamp>) {
     if ready.status == "True" {
         (true, "Ready".into(), heard)
     } else {
-        (false, format!("NotReady: {}", ready.message.as_deref().unwrap_or("no reason given")), heard)
+        (
+            false,
+            format!(
+                "NotReady: {}",
+                ready.message.as_deref().unwrap_or("no reason given")
+            ),
+            heard,
+        )
     }
 }
 
 /// All nodes with their [`node_condition`].
 pub(crate) async fn nodes(client: &Client) -> Result<Vec<(String, bool, String)>> {
-    let list = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
+    let list = Api::<Node>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
     Ok(list
         .iter()
         .map(|node| {
@@ -191,19 +225,27 @@ pub(crate) async fn wait_nodes(
 ) -> Result<()> {
     let api: Api<Node> = Api::all(client.clone());
     until("all nodes to be Ready", limit, || async {
-        let list = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let list = api
+            .list(&ListParams::default())
+            .await
+            .map_err(|error| error.to_string())?;
         let mut missing = vec![];
         for name in names {
             let state = list.iter().find(|n| n.name_any() == *name).map(node_condition);
             match state {
                 // Heartbeats are written in whole seconds.
-                Some((true, _, heard)) if heard.map(Timestamp::as_second) >= since.map(Timestamp::as_second) => {}
+                Some((true, _, heard))
+                    if heard.map(Timestamp::as_second) >= since.map(Timestamp::as_second) => {}
                 Some((true, ..)) => missing.push(format!("{name}: not heard of since its start")),
                 Some((false, text, _)) => missing.push(format!("{name}: {text}")),
                 None => missing.push(format!("{name}: no such node")),
             }
         }
-        if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(missing.join("; "))
+        }
     })
     .await
 }

@@ -19,7 +19,11 @@ pub(crate) fn first(paths: &Paths, components: &Components) -> Vec<ServiceSpec> 
 
 /// What needs a ready API server: it would wait with growing pauses, or give up.
 pub(crate) fn second(paths: &Paths, components: &Components) -> Result<Vec<ServiceSpec>> {
-    Ok(vec![controller_manager(paths, components), scheduler(paths, components), coredns(paths, components)?])
+    Ok(vec![
+        controller_manager(paths, components),
+        scheduler(paths, components),
+        coredns(paths, components)?,
+    ])
 }
 
 fn spec(components: &Components, name: &str, flags: &[(&str, String)]) -> ServiceSpec {
@@ -63,11 +67,20 @@ fn api_server(paths: &Paths, components: &Components) -> ServiceSpec {
             ("authorization-mode", "Node,RBAC".into()),
             ("enable-admission-plugins", "NodeRestriction".into()),
             ("allow-privileged", "true".into()),
-            ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".into()),
+            (
+                "service-account-issuer",
+                "https://kubernetes.default.svc.cluster.local".into(),
+            ),
             ("service-account-key-file", pki("service-account.pub")),
             ("service-account-signing-key-file", pki("service-account.key")),
-            ("service-cluster-ip-range", format!("{SERVICE_CIDR_V4},{SERVICE_CIDR_V6}")),
-            ("kubelet-client-certificate", pki("kube-apiserver-kubelet-client.crt")),
+            (
+                "service-cluster-ip-range",
+                format!("{SERVICE_CIDR_V4},{SERVICE_CIDR_V6}"),
+            ),
+            (
+                "kubelet-client-certificate",
+                pki("kube-apiserver-kubelet-client.crt"),
+            ),
             ("kubelet-client-key", pki("kube-apiserver-kubelet-client.key")),
             ("kubelet-certificate-authority", pki("ca.crt")),
             ("kubelet-preferred-address-types", "InternalIP".into()),
@@ -99,7 +112,10 @@ fn controller_manager(paths: &Paths, components: &Components) -> ServiceSpec {
             ("use-service-account-credentials", "true".into()),
             ("allocate-node-cidrs", "true".into()),
             ("cluster-cidr", format!("{POD_CIDR_V4},{POD_CIDR_V6}")),
-            ("service-cluster-ip-range", format!("{SERVICE_CIDR_V4},{SERVICE_CIDR_V6}")),
+            (
+                "service-cluster-ip-range",
+                format!("{SERVICE_CIDR_V4},{SERVICE_CIDR_V6}"),
+            ),
             ("service-account-private-key-file", pki("service-account.key")),
             ("root-ca-file", pki("ca.crt")),
             ("client-ca-file", pki("ca.crt")),
@@ -130,17 +146,20 @@ pub(crate) const COREDNS_READY_PORT: u16 = 8181;
 
 fn coredns(paths: &Paths, components: &Components) -> Result<ServiceSpec> {
     let kubeconfig = file(paths, "coredns.kubeconfig");
-    // There is no world outside the lab: any other name does not exist, which is answered at once.
+    // There is no world outside the lab: any other name does not exist, which is answered at once. (A block of its
+    // own, since `template` comes before `kubernetes` whatever the order in one block.)
     let text = format!(
-        ".:53 {{
+        "cluster.local in-addr.arpa ip6.arpa {{
     errors
     ready :{COREDNS_READY_PORT}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         kubeconfig {}
         pods insecure
-        fallthrough in-addr.arpa ip6.arpa
         ttl 5
     }}
+}}
+. {{
+    errors
     template ANY ANY {{
         rcode NXDOMAIN
     }}
@@ -151,5 +170,8 @@ fn coredns(paths: &Paths, components: &Components) -> Result<ServiceSpec> {
     let corefile = paths.machine(Place::ControlPlane).join("Corefile");
     std::fs::write(&corefile, text).doing(format!("write {}", corefile.display()))?;
     let program = components.bin("coredns").display().to_string();
-    Ok(ServiceSpec::new("coredns", [program, "-conf".into(), corefile.display().to_string()]))
+    Ok(ServiceSpec::new(
+        "coredns",
+        [program, "-conf".into(), corefile.display().to_string()],
+    ))
 }

@@ -76,18 +76,27 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, what: impl Display) -> Result<T> {
-        self.map_err(|source| LabError::Io { what: what.to_string(), source })
+        self.map_err(|source| LabError::Io {
+            what: what.to_string(),
+            source,
+        })
     }
 }
 
 impl<T> Doing<T> for nix::Result<T> {
     fn doing(self, what: impl Display) -> Result<T> {
-        self.map_err(|errno| LabError::Io { what: what.to_string(), source: errno.into() })
+        self.map_err(|errno| LabError::Io {
+            what: what.to_string(),
+            source: errno.into(),
+        })
     }
 }
 
 impl<T> Doing<T> for serde_json::Result<T> {
     fn doing(self, what: impl Display) -> Result<T> {
-        self.map_err(|source| LabError::Json { what: what.to_string(), source })
+        self.map_err(|source| LabError::Json {
+            what: what.to_string(),
+            source,
+        })
     }
 }

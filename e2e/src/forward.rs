@@ -48,8 +48,15 @@ pub(crate) fn ensure(paths: &Paths, control_plane: &Machine, port: u16) -> Resul
     while let Err(error) = TcpStream::connect(listen_address(port)) {
         if begun.elapsed() > limit {
             let what = format!("the forwarder on {}", listen_address(port));
-            let seen = format!("{error}; {}", paths.read_log(Place::ControlPlane, "forwarder").trim());
-            return Err(LabError::Timeout { what, after: limit, seen });
+            let seen = format!(
+                "{error}; {}",
+                paths.read_log(Place::ControlPlane, "forwarder").trim()
+            );
+            return Err(LabError::Timeout {
+                what,
+                after: limit,
+                seen,
+            });
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -67,7 +74,11 @@ pub(crate) fn end(paths: &Paths) -> Result<()> {
             process.kill();
             if !process.wait_gone(Duration::from_secs(5)) {
                 let what = format!("forwarder {} to end", process.pid);
-                return Err(LabError::Timeout { what, after: Duration::from_secs(5), seen: "it runs".into() });
+                return Err(LabError::Timeout {
+                    what,
+                    after: Duration::from_secs(5),
+                    seen: "it runs".into(),
+                });
             }
         }
     }
@@ -88,7 +99,13 @@ pub fn launch(paths: &Paths, init: i32, port: u16) -> Result<()> {
     let log = paths.log(Place::ControlPlane, "forwarder");
     let log = File::create(&log).doing(format!("create {}", log.display()))?;
     Command::new(paths.program())
-        .args([SUBCOMMAND, paths.name(), &init.to_string(), &port.to_string(), AS_SERVER])
+        .args([
+            SUBCOMMAND,
+            paths.name(),
+            &init.to_string(),
+            &port.to_string(),
+            AS_SERVER,
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -109,7 +126,10 @@ pub fn serve(init: i32, port: u16) -> Result<()> {
     let namespace = format!("/proc/{init}/ns/net");
     let namespace = File::open(&namespace).doing(format!("open {namespace}"))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).doing("enter the control plane's network")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("start a runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .doing("start a runtime")?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).doing("listen")?;
         loop {

@@ -91,7 +91,12 @@ impl Lab {
     /// [`LabError::Refused`] when it is powered off, or not part of this lab.
     pub fn machine(&self, place: Place) -> Result<Machine> {
         if !self.places().contains(&place) {
-            let why = format!("{} is not in lab {} of {} nodes", place.name(), self.name(), self.shape.nodes);
+            let why = format!(
+                "{} is not in lab {} of {} nodes",
+                place.name(),
+                self.name(),
+                self.shape.nodes
+            );
             return Err(LabError::Refused(why));
         }
         Machine::find(&self.paths, place).ok_or_else(|| {
@@ -102,7 +107,10 @@ impl Lab {
 
     /// The machines that run.
     pub fn machines(&self) -> BTreeMap<Place, Machine> {
-        self.places().into_iter().filter_map(|p| Some((p, Machine::find(&self.paths, p)?))).collect()
+        self.places()
+            .into_iter()
+            .filter_map(|p| Some((p, Machine::find(&self.paths, p)?)))
+            .collect()
     }
 
     /// Kubeconfig of the administrator; it reaches the API server through the host's loopback.
@@ -134,7 +142,11 @@ impl Lab {
         self.client_program("helm", arguments)
     }
 
-    fn client_program<S: AsRef<OsStr>>(&self, name: &str, arguments: impl IntoIterator<Item = S>) -> Result<Command> {
+    fn client_program<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Command> {
         let mut command = Command::new(Components::ensure(&Progress::stderr())?.bin(name));
         command.env("KUBECONFIG", self.kubeconfig()).args(arguments);
         Ok(command)
@@ -144,7 +156,11 @@ impl Lab {
     ///
     /// # Errors
     /// When the place does not run.
-    pub fn command<S: AsRef<OsStr>>(&self, place: Place, argv: impl IntoIterator<Item = S>) -> Result<Command> {
+    pub fn command<S: AsRef<OsStr>>(
+        &self,
+        place: Place,
+        argv: impl IntoIterator<Item = S>,
+    ) -> Result<Command> {
         Ok(self.machine(place)?.command(argv))
     }
 
@@ -154,8 +170,15 @@ impl Lab {
     /// When the place does not run or the program cannot be started; not when the program fails.
     pub fn exec<S: AsRef<OsStr>>(&self, place: Place, argv: impl IntoIterator<Item = S>) -> Result<Output> {
         let argv: Vec<OsString> = argv.into_iter().map(|s| s.as_ref().to_owned()).collect();
-        let what = format!("exec in {}: {}", place.name(), argv.join(OsStr::new(" ")).to_string_lossy());
-        self.command(place, argv)?.stdin(std::process::Stdio::null()).output().doing(what)
+        let what = format!(
+            "exec in {}: {}",
+            place.name(),
+            argv.join(OsStr::new(" ")).to_string_lossy()
+        );
+        self.command(place, argv)?
+            .stdin(std::process::Stdio::null())
+            .output()
+            .doing(what)
     }
 
     /// Imports a docker archive on all running nodes at once.
@@ -164,7 +187,10 @@ impl Lab {
     /// When the file cannot be read, or containerd refuses it.
     pub fn load_image(&self, archive: &Path) -> Result<()> {
         let machines = self.machines();
-        let nodes: Vec<_> = machines.values().filter(|m| matches!(m.place(), Place::Node(_))).collect();
+        let nodes: Vec<_> = machines
+            .values()
+            .filter(|m| matches!(m.place(), Place::Node(_)))
+            .collect();
         parallel::each(&nodes, |machine| node::import_image(machine, archive)).map(drop)
     }
 
@@ -186,8 +212,12 @@ impl Lab {
 
     fn set_cable(&self, place: Place, state: &str) -> Result<()> {
         self.machine(place)?;
-        let cable = cable_of(place).ok_or_else(|| LabError::Refused(format!("{} has no cable", place.name())))?;
-        net::ip_batch(&self.machine(cable.hub)?, &format!("link set {} {state}\n", cable.port))
+        let cable =
+            cable_of(place).ok_or_else(|| LabError::Refused(format!("{} has no cable", place.name())))?;
+        net::ip_batch(
+            &self.machine(cable.hub)?,
+            &format!("link set {} {state}\n", cable.port),
+        )
     }
 
     /// Takes the power from a place: every process of it ends at once, and its cable with it.
@@ -204,7 +234,10 @@ impl Lab {
         }
         machine::end(&self.paths, place)?;
         // The kernel takes a dead machine's interfaces apart a moment later; the port must be gone when we return.
-        if let Some((cable, hub)) = cable_of(place).and_then(|c| Some((Machine::find(&self.paths, c.hub)?, c))).map(|(h, c)| (c, h)) {
+        if let Some((cable, hub)) = cable_of(place)
+            .and_then(|c| Some((Machine::find(&self.paths, c.hub)?, c)))
+            .map(|(h, c)| (c, h))
+        {
             net::remove_cable(&hub, &cable);
         }
         Ok(())
@@ -222,7 +255,8 @@ impl Lab {
             let names = [place.name()];
             progress.step(&format!("waiting for {} to be Ready", place.name()), || {
                 cluster::block_on(async {
-                    cluster::wait_nodes(&self.kube().await?, &names, Some(since), Duration::from_secs(90)).await
+                    cluster::wait_nodes(&self.kube().await?, &names, Some(since), Duration::from_secs(90))
+                        .await
                 })
             })?;
         }
@@ -285,7 +319,9 @@ impl Lab {
 
     /// The names of the services of a place that wrote a log.
     pub fn log_names(&self, place: Place) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.paths.machine(place).join("logs")) else { return vec![] };
+        let Ok(entries) = fs::read_dir(self.paths.machine(place).join("logs")) else {
+            return vec![];
+        };
         let mut names: Vec<String> = entries
             .filter_map(|e| Some(e.ok()?.file_name().to_str()?.strip_suffix(".log")?.to_owned()))
             .collect();

@@ -16,6 +16,7 @@ mod parallel;
 mod process;
 mod state;
 mod status;
+mod traffic;
 mod up;
 
 pub mod client;
@@ -35,4 +36,5 @@ pub use lab::Lab;
 pub use progress::Progress;
 pub use state::{KubeProxy, Paths, Shape};
 pub use status::{MachineStatus, NodeStatus, Status};
+pub use traffic::RunningClient;
 pub use up::UpOptions;

@@ -41,7 +41,12 @@ pub(crate) fn cable_of(place: Place) -> Option<Cable> {
         Place::Client => (Place::Router, "eth1".to_owned()),
         _ => (Place::Switch, place.name()),
     };
-    Some(Cable { hub, port, place, interface })
+    Some(Cable {
+        hub,
+        port,
+        place,
+        interface,
+    })
 }
 
 /// Which cables lie between which machines (their inits, so that a restarted machine has none).
@@ -53,15 +58,21 @@ pub(crate) struct Cables {
 impl Cables {
     /// The record of a lab; empty when there is none.
     pub(crate) fn read(paths: &Paths) -> Self {
-        let laid = fs::read(paths.cables()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        Self { laid: laid.unwrap_or_default() }
+        let laid = fs::read(paths.cables())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        Self {
+            laid: laid.unwrap_or_default(),
+        }
     }
 
     /// Lays all cables that are missing between `machines`.
     pub(crate) fn lay(paths: &Paths, machines: &BTreeMap<Place, Machine>) -> Result<()> {
         let mut record = Self::read(paths);
-        let nodes: Vec<u8> =
-            machines.keys().filter_map(|p| if let Place::Node(n) = p { Some(*n) } else { None }).collect();
+        let nodes: Vec<u8> = machines
+            .keys()
+            .filter_map(|p| if let Place::Node(n) = p { Some(*n) } else { None })
+            .collect();
         if let Some(switch) = machines.get(&Place::Switch) {
             let bridge = format!(
                 "link set lo up\nlink add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set {BRIDGE} up\n"
@@ -72,21 +83,28 @@ impl Cables {
         }
         let mut todo = vec![];
         for cable in machines.keys().filter_map(|place| cable_of(*place)) {
-            let (Some(hub), Some(far)) = (machines.get(&cable.hub), machines.get(&cable.place)) else { continue };
+            let (Some(hub), Some(far)) = (machines.get(&cable.hub), machines.get(&cable.place)) else {
+                continue;
+            };
             let ends = [hub.id(), far.id()];
             if record.laid.get(&cable.place.name()) != Some(&ends) {
                 todo.push((cable, hub, far));
             }
         }
         std::thread::scope(|scope| {
-            let jobs: Vec<_> =
-                todo.iter().map(|(cable, hub, far)| scope.spawn(|| cable.lay(hub, far, &nodes))).collect();
+            let jobs: Vec<_> = todo
+                .iter()
+                .map(|(cable, hub, far)| scope.spawn(|| cable.lay(hub, far, &nodes)))
+                .collect();
             jobs.into_iter().try_for_each(crate::parallel::join)
         })?;
         for (cable, hub, far) in todo {
             record.laid.insert(cable.place.name(), [hub.id(), far.id()]);
         }
-        write_whole(&paths.cables(), &serde_json::to_vec(&record.laid).doing("cables.json")?)
+        write_whole(
+            &paths.cables(),
+            &serde_json::to_vec(&record.laid).doing("cables.json")?,
+        )
     }
 
     /// Plugs in every cable that was cut.
@@ -103,10 +121,15 @@ impl Cables {
 impl Cable {
     fn lay(&self, hub: &Machine, far: &Machine, nodes: &[u8]) -> Result<()> {
         // A cable left by an attempt that was interrupted; most times there is none.
-        let _ = in_network(hub, ["ip", "link", "del", &self.port]).stderr(Stdio::null()).status();
+        let _ = in_network(hub, ["ip", "link", "del", &self.port])
+            .stderr(Stdio::null())
+            .status();
         let end = &self.interface;
         let own_mac = match self.hub {
-            Place::Router => Place::Router.interfaces().pop().map(|i| format!("address {} ", i.mac)),
+            Place::Router => Place::Router
+                .interfaces()
+                .pop()
+                .map(|i| format!("address {} ", i.mac)),
             _ => None,
         };
         let mut at_hub = format!(
@@ -147,9 +170,14 @@ fn routes(place: Place, nodes: &[u8]) -> String {
     }
     let mut batch = String::new();
     for n in nodes.iter().filter(|n| Place::Node(**n) != place) {
-        let Some(via) = Place::Node(*n).uplink() else { continue };
+        let Some(via) = Place::Node(*n).uplink() else {
+            continue;
+        };
         let (v4, v6) = pod_cidrs(*n);
-        batch += &format!("route replace {v4} via {}\nroute replace {v6} via {}\n", via.v4, via.v6);
+        batch += &format!(
+            "route replace {v4} via {}\nroute replace {v6} via {}\n",
+            via.v4, via.v6
+        );
     }
     batch
 }
@@ -157,7 +185,9 @@ fn routes(place: Place, nodes: &[u8]) -> String {
 /// A command in a machine's network namespace alone: the pids that `ip` is told are the host's.
 fn in_network<'a>(machine: &Machine, argv: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new("nsenter");
-    command.args(["-t", &machine.id().pid.to_string(), "-n", "--"]).args(argv);
+    command
+        .args(["-t", &machine.id().pid.to_string(), "-n", "--"])
+        .args(argv);
     command
 }
 
@@ -178,7 +208,10 @@ pub(crate) fn ip_batch(machine: &Machine, batch: &str) -> Result<()> {
         return Ok(());
     }
     let detail = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(LabError::Command { command: what(), detail })
+    Err(LabError::Command {
+        command: what(),
+        detail,
+    })
 }
 
 #[derive(Deserialize)]
@@ -190,7 +223,10 @@ struct Link {
 
 fn links(machine: &Machine) -> Result<Vec<Link>> {
     let what = format!("ip link in {}", machine.place().name());
-    let output = in_network(machine, ["ip", "-j", "link"]).stderr(Stdio::inherit()).output().doing(&what)?;
+    let output = in_network(machine, ["ip", "-j", "link"])
+        .stderr(Stdio::inherit())
+        .output()
+        .doing(&what)?;
     serde_json::from_slice(&output.stdout).doing(what)
 }
 
@@ -202,21 +238,29 @@ fn has_link(machine: &Machine, name: &str) -> Result<bool> {
 pub(crate) fn cut_cables(machines: &BTreeMap<Place, Machine>) -> Result<Vec<Place>> {
     let mut cut = vec![];
     for hub in [Place::Switch, Place::Router] {
-        let Some(machine) = machines.get(&hub) else { continue };
+        let Some(machine) = machines.get(&hub) else {
+            continue;
+        };
         let down: Vec<String> = links(machine)?
             .into_iter()
             .filter(|l| !l.flags.iter().any(|flag| flag == "UP"))
             .map(|l| l.ifname)
             .collect();
         let cables = machines.keys().filter_map(|place| cable_of(*place));
-        cut.extend(cables.filter(|c| c.hub == hub && down.contains(&c.port)).map(|c| c.place));
+        cut.extend(
+            cables
+                .filter(|c| c.hub == hub && down.contains(&c.port))
+                .map(|c| c.place),
+        );
     }
     Ok(cut)
 }
 
 /// Takes a cable away whose far end is being powered off. It may be gone already.
 pub(crate) fn remove_cable(hub: &Machine, cable: &Cable) {
-    let _ = in_network(hub, ["ip", "link", "del", &cable.port]).stderr(Stdio::null()).status();
+    let _ = in_network(hub, ["ip", "link", "del", &cable.port])
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Runs a command to its end and returns its standard output; `what` names it in errors.
@@ -225,8 +269,15 @@ pub(crate) fn run(mut command: Command, what: &str) -> Result<Vec<u8>> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let detail = format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-    Err(LabError::Command { command: what.to_owned(), detail })
+    let detail = format!(
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Err(LabError::Command {
+        command: what.to_owned(),
+        detail,
+    })
 }
 
 /// Runs `job` on a thread that is in a machine's network namespace (and otherwise on the host).
@@ -258,7 +309,11 @@ pub(crate) fn wait_http_ok(machine: &Machine, port: u16, path: &str, limit: Dura
             };
             if begun.elapsed() > limit {
                 let what = format!("http://{address}:{port}{path} of {}", machine.place().name());
-                return Err(LabError::Timeout { what, after: limit, seen });
+                return Err(LabError::Timeout {
+                    what,
+                    after: limit,
+                    seen,
+                });
             }
             std::thread::sleep(Duration::from_millis(50));
         }

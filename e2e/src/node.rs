@@ -35,7 +35,10 @@ pub(crate) fn prepare(paths: &Paths, shape: &Shape, n: u8) -> Result<()> {
     write(&own.join("containerd.toml"), &containerd_toml())?;
     write(&own.join("cni/net.d/10-lab.conflist"), &cni(n).to_string())?;
     write(&own.join("kubelet.json"), &kubelet(paths, &name).to_string())?;
-    write(&own.join("kube-proxy.json"), &kube_proxy(paths, shape, &name).to_string())
+    write(
+        &own.join("kube-proxy.json"),
+        &kube_proxy(paths, shape, &name).to_string(),
+    )
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -48,20 +51,33 @@ fn write(path: &Path, text: &str) -> Result<()> {
 /// containerd, which needs nobody.
 pub(crate) fn first(paths: &Paths, n: u8) -> ServiceSpec {
     let config = paths.machine(Place::Node(n)).join("containerd.toml");
-    ServiceSpec::new("containerd", ["containerd".to_owned(), "--config".into(), config.display().to_string()])
+    ServiceSpec::new(
+        "containerd",
+        [
+            "containerd".to_owned(),
+            "--config".into(),
+            config.display().to_string(),
+        ],
+    )
 }
 
 /// kubelet and kube-proxy, which need the API server, and containerd to listen.
 pub(crate) fn second(paths: &Paths, components: &Components, shape: &Shape, n: u8) -> Vec<ServiceSpec> {
     let place = Place::Node(n);
     let own = paths.machine(place);
-    let addresses = place.uplink().map(|i| format!("{},{}", i.v4, i.v6)).unwrap_or_default();
+    let addresses = place
+        .uplink()
+        .map(|i| format!("{},{}", i.v4, i.v6))
+        .unwrap_or_default();
     let mut services = vec![ServiceSpec::new(
         "kubelet",
         [
             components.bin("kubelet").display().to_string(),
             format!("--config={}", own.join("kubelet.json").display()),
-            format!("--kubeconfig={}", file(paths, &format!("{}.kubeconfig", place.name())).display()),
+            format!(
+                "--kubeconfig={}",
+                file(paths, &format!("{}.kubeconfig", place.name())).display()
+            ),
             format!("--hostname-override={}", place.name()),
             format!("--node-ip={addresses}"),
             "--root-dir=/var/lib/kubelet".into(),
@@ -71,7 +87,10 @@ pub(crate) fn second(paths: &Paths, components: &Components, shape: &Shape, n: u
     if shape.kube_proxy != KubeProxy::None {
         let config = own.join("kube-proxy.json");
         let program = components.bin("kube-proxy").display().to_string();
-        services.push(ServiceSpec::new("kube-proxy", [program, format!("--config={}", config.display())]));
+        services.push(ServiceSpec::new(
+            "kube-proxy",
+            [program, format!("--config={}", config.display())],
+        ));
     }
     services
 }
@@ -176,11 +195,18 @@ pub(crate) fn wait_containerd(machine: &Machine) -> Result<()> {
     let socket = format!("/proc/{}/root{CONTAINERD_SOCKET}", machine.id().pid);
     let (begun, limit) = (Instant::now(), Duration::from_secs(60));
     while let Err(error) = UnixStream::connect(&socket) {
-        let ended = machine.services()?.into_iter().find(|s| s.name == "containerd" && !s.is_running());
+        let ended = machine
+            .services()?
+            .into_iter()
+            .find(|s| s.name == "containerd" && !s.is_running());
         if ended.is_some() || begun.elapsed() > limit {
             let seen = ended.and_then(|s| s.ended).unwrap_or_else(|| error.to_string());
             let what = format!("containerd on {} (see its log)", machine.place().name());
-            return Err(LabError::Timeout { what, after: begun.elapsed(), seen });
+            return Err(LabError::Timeout {
+                what,
+                after: begun.elapsed(),
+                seen,
+            });
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -193,7 +219,16 @@ pub(crate) fn import_image(machine: &Machine, archive: &Path) -> Result<()> {
     // By standard input: the archive may lie in a directory that the node does not see.
     let input = fs::File::open(archive).doing(what())?;
     let output = machine
-        .command(["ctr", "-a", CONTAINERD_SOCKET, "-n", "k8s.io", "images", "import", "-"])
+        .command([
+            "ctr",
+            "-a",
+            CONTAINERD_SOCKET,
+            "-n",
+            "k8s.io",
+            "images",
+            "import",
+            "-",
+        ])
         .stdin(Stdio::from(input))
         .output()
         .doing(what())?;
@@ -201,14 +236,22 @@ pub(crate) fn import_image(machine: &Machine, archive: &Path) -> Result<()> {
         return Ok(());
     }
     let detail = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(LabError::Command { command: what(), detail })
+    Err(LabError::Command {
+        command: what(),
+        detail,
+    })
 }
 
 /// As [`import_image`], unless this very archive was imported here before.
 pub(crate) fn import_image_once(paths: &Paths, machine: &Machine, archive: &Path) -> Result<()> {
     let what = || format!("image archive {}", archive.display());
     let meta = fs::metadata(archive).doing(what())?;
-    let stamp = format!("{} {} {:?}\n", archive.display(), meta.len(), meta.modified().doing(what())?);
+    let stamp = format!(
+        "{} {} {:?}\n",
+        archive.display(),
+        meta.len(),
+        meta.modified().doing(what())?
+    );
     let record = paths.machine(machine.place()).join("imported");
     if fs::read_to_string(&record).is_ok_and(|text| text == stamp) {
         return Ok(());

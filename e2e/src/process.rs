@@ -32,7 +32,10 @@ impl ProcessId {
         if matches!(*fields.first()?, "Z" | "X") {
             return None;
         }
-        Some(Self { pid, start: fields.get(19)?.parse().ok()? })
+        Some(Self {
+            pid,
+            start: fields.get(19)?.parse().ok()?,
+        })
     }
 
     /// Whether it still runs.
@@ -69,12 +72,17 @@ pub fn find_marked(program: &Path, subcommand: &str, rest: &[&str]) -> Vec<Proce
         marker.extend_from_slice(word.as_bytes());
     }
     marker.push(0);
-    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return vec![];
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter_map(|pid| {
             let id = ProcessId::of(pid)?;
-            fs::read(format!("/proc/{pid}/cmdline")).ok()?.starts_with(&marker).then_some(id)
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .ok()?
+                .starts_with(&marker)
+                .then_some(id)
         })
         .collect()
 }
@@ -99,10 +107,16 @@ mod tests {
         };
         assert_eq!(found.iter().map(|p| p.pid).collect::<Vec<_>>(), [pid]);
         assert!(find_marked(Path::new("/bin/sleep"), "61.5", &["0.2"]).is_empty());
-        let stale = ProcessId { start: found[0].start + 1, ..found[0] };
+        let stale = ProcessId {
+            start: found[0].start + 1,
+            ..found[0]
+        };
         assert!(!stale.is_alive());
         found[0].kill();
-        assert!(found[0].wait_gone(Duration::from_secs(5)), "a zombie counts as gone");
+        assert!(
+            found[0].wait_gone(Duration::from_secs(5)),
+            "a zombie counts as gone"
+        );
         child.wait().unwrap();
     }
 }

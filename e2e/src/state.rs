@@ -78,7 +78,10 @@ impl Paths {
     /// [`LabError::Refused`] when no lab can have this name.
     pub fn new(name: &str) -> Result<Self> {
         check_name(name)?;
-        Ok(Self { name: name.to_owned(), root: Path::new(ALL_LABS).join(name) })
+        Ok(Self {
+            name: name.to_owned(),
+            root: Path::new(ALL_LABS).join(name),
+        })
     }
 
     /// The lab's name.
@@ -128,7 +131,9 @@ impl Paths {
     }
 
     pub(crate) fn read_log(&self, place: Place, service: &str) -> String {
-        fs::read(self.log(place, service)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+        fs::read(self.log(place, service))
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .unwrap_or_default()
     }
 
     pub(crate) fn socket(&self, place: Place) -> PathBuf {
@@ -157,13 +162,20 @@ impl Paths {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_shape(&self, shape: &Shape) -> Result<()> {
-        write_whole(&self.shape(), &serde_json::to_vec_pretty(shape).doing("lab.json")?)
+        write_whole(
+            &self.shape(),
+            &serde_json::to_vec_pretty(shape).doing("lab.json")?,
+        )
     }
 
     /// The names of all labs on this host.
     pub fn all_labs() -> Vec<String> {
-        let Ok(entries) = fs::read_dir(ALL_LABS) else { return vec![] };
-        let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+        let Ok(entries) = fs::read_dir(ALL_LABS) else {
+            return vec![];
+        };
+        let mut names: Vec<String> = entries
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .collect();
         names.sort();
         names
     }
@@ -179,7 +191,9 @@ impl Paths {
             fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).doing(what())?;
             let Ok(dir) = File::open(&self.root) else { continue };
             let inode = dir.metadata().doing(what())?.ino();
-            let held = Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, errno)| errno).doing(what())?;
+            let held = Flock::lock(dir, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| errno)
+                .doing(what())?;
             // A `down` that held the lock before us has removed the directory: lock the new one.
             if fs::metadata(&self.root).is_ok_and(|now| now.ino() == inode) {
                 return Ok(Lock { _held: held });
@@ -219,6 +233,12 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
 /// Refuses when `name` is no lab.
 pub(crate) fn no_such_lab(name: &str) -> LabError {
     let all = Paths::all_labs();
-    let there = if all.is_empty() { "there is none".into() } else { format!("there are: {}", all.join(", ")) };
-    LabError::Refused(format!("no lab {name:?} ({there}); make it with: lab up --name {name}"))
+    let there = if all.is_empty() {
+        "there is none".into()
+    } else {
+        format!("there are: {}", all.join(", "))
+    };
+    LabError::Refused(format!(
+        "no lab {name:?} ({there}); make it with: lab up --name {name}"
+    ))
 }

@@ -5,13 +5,7 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    cluster,
-    error::Result,
-    lab::Lab,
-    machine::ServiceState,
-    net::cut_cables,
-    state::Shape,
-    topology::Place,
+    cluster, error::Result, lab::Lab, machine::ServiceState, net::cut_cables, state::Shape, topology::Place,
 };
 
 /// How long the API server may take to answer before it counts as silent.
@@ -64,7 +58,10 @@ impl Status {
         self.api == "ready"
             && self.nodes.len() >= usize::from(self.shape.nodes)
             && self.nodes.iter().all(|n| n.ready)
-            && self.machines.iter().all(|m| m.pid.is_some() && !m.cut && m.services.iter().all(ServiceState::is_running))
+            && self
+                .machines
+                .iter()
+                .all(|m| m.pid.is_some() && !m.cut && m.services.iter().all(ServiceState::is_running))
     }
 }
 
@@ -81,25 +78,44 @@ impl Lab {
             Ok(MachineStatus {
                 name: place.name(),
                 pid: machine.map(|m| m.id().pid),
-                addresses: place.uplink().map(|i| vec![i.v4.to_string(), i.v6.to_string(), i.mac]).unwrap_or_default(),
+                addresses: place
+                    .uplink()
+                    .map(|i| vec![i.v4.to_string(), i.v6.to_string(), i.mac])
+                    .unwrap_or_default(),
                 cut: cut.contains(&place),
                 services: machine.map(|m| m.services()).transpose()?.unwrap_or_default(),
             })
         };
         let machines = self.places().into_iter().map(describe).collect::<Result<_>>()?;
         let (api, nodes) = self.ask_cluster()?;
-        Ok(Status { name: self.name().to_owned(), shape: self.shape().clone(), machines, api, nodes })
+        Ok(Status {
+            name: self.name().to_owned(),
+            shape: self.shape().clone(),
+            machines,
+            api,
+            nodes,
+        })
     }
 
     fn ask_cluster(&self) -> Result<(String, Vec<NodeStatus>)> {
         cluster::block_on(async {
             let asked = async {
                 let client = self.kube().await?;
-                let api = cluster::api_ready(&client).await.map_or_else(|seen| seen, |()| "ready".into());
+                let api = cluster::api_ready(&client)
+                    .await
+                    .map_or_else(|seen| seen, |()| "ready".into());
                 let nodes = cluster::nodes(&client).await.unwrap_or_default();
-                Ok((api, nodes.into_iter().map(|(name, ready, text)| NodeStatus { name, ready, text }).collect()))
+                Ok((
+                    api,
+                    nodes
+                        .into_iter()
+                        .map(|(name, ready, text)| NodeStatus { name, ready, text })
+                        .collect(),
+                ))
             };
-            tokio::time::timeout(API_LIMIT, asked).await.unwrap_or_else(|_| Ok(("no answer".into(), vec![])))
+            tokio::time::timeout(API_LIMIT, asked)
+                .await
+                .unwrap_or_else(|_| Ok(("no answer".into(), vec![])))
         })
     }
 }
@@ -107,16 +123,34 @@ impl Lab {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kube_proxy = self.shape.kube_proxy.name();
-        writeln!(f, "lab {}: {} nodes, kube-proxy {kube_proxy}, API server {}", self.name, self.shape.nodes, self.api)?;
+        writeln!(
+            f,
+            "lab {}: {} nodes, kube-proxy {kube_proxy}, API server {}",
+            self.name, self.shape.nodes, self.api
+        )?;
         for machine in &self.machines {
-            let power = machine.pid.map_or_else(|| "off".into(), |pid| format!("pid {pid}"));
-            let node = self.nodes.iter().find(|n| n.name == machine.name).map_or("", |n| &n.text);
+            let power = machine
+                .pid
+                .map_or_else(|| "off".into(), |pid| format!("pid {pid}"));
+            let node = self
+                .nodes
+                .iter()
+                .find(|n| n.name == machine.name)
+                .map_or("", |n| &n.text);
             let cable = if machine.cut { "CUT" } else { "" };
             let [v4, v6, mac] = [0, 1, 2].map(|i| machine.addresses.get(i).map_or("", String::as_str));
-            let line = format!("{:<14}{power:<12}{v4:<14}{v6:<13}{mac:<19}{cable:<4}{node}", machine.name);
+            let line = format!(
+                "{:<14}{power:<12}{v4:<14}{v6:<13}{mac:<19}{cable:<4}{node}",
+                machine.name
+            );
             writeln!(f, "{}", line.trim_end())?;
             for service in machine.services.iter().filter(|s| !s.is_running()) {
-                writeln!(f, "              {} ended: {}", service.name, service.ended.as_deref().unwrap_or(""))?;
+                writeln!(
+                    f,
+                    "              {} ended: {}",
+                    service.name,
+                    service.ended.as_deref().unwrap_or("")
+                )?;
             }
         }
         Ok(())

@@ -26,7 +26,8 @@ pub const SERVICE_CIDR_V4: &str = "10.96.0.0/16";
 /// Cluster addresses of Services, IPv6.
 pub const SERVICE_CIDR_V6: &str = "fd00:10:96::/112";
 /// External addresses that tests and the demo may use, IPv4: first and last.
-pub const VIP_RANGE_V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(172, 30, 0, 100), Ipv4Addr::new(172, 30, 0, 149));
+pub const VIP_RANGE_V4: (Ipv4Addr, Ipv4Addr) =
+    (Ipv4Addr::new(172, 30, 0, 100), Ipv4Addr::new(172, 30, 0, 149));
 /// External addresses that tests and the demo may use, IPv6: first and last.
 pub const VIP_RANGE_V6: (Ipv6Addr, Ipv6Addr) = (node_segment_v6(0x100), node_segment_v6(0x149));
 /// The bridge inside the switch.
@@ -60,7 +61,13 @@ pub enum Place {
 impl Place {
     /// All places of a lab with `nodes` nodes.
     pub fn all(nodes: u8) -> Vec<Self> {
-        let mut places = vec![Self::Switch, Self::Router, Self::ControlPlane, Self::Client, Self::LanClient];
+        let mut places = vec![
+            Self::Switch,
+            Self::Router,
+            Self::ControlPlane,
+            Self::Client,
+            Self::LanClient,
+        ];
         places.extend((1..=nodes).map(Self::Node));
         places
     }
@@ -83,7 +90,10 @@ impl Place {
         match self {
             Self::Switch => vec![],
             Self::Router => {
-                vec![Interface::new("eth0", Segment::Nodes, 1), Interface::new("eth1", Segment::Outside, 1)]
+                vec![
+                    Interface::new("eth0", Segment::Nodes, 1),
+                    Interface::new("eth1", Segment::Outside, 1),
+                ]
             }
             Self::ControlPlane => eth0(Segment::Nodes, 2),
             Self::Node(n) => eth0(Segment::Nodes, 10 + n),
@@ -181,12 +191,16 @@ pub fn pod_cidrs(n: u8) -> (Ipv4Net, Ipv6Net) {
 /// [`LabError::Refused`] unless it is 1 to 20 of `a-z`, `0-9`, `-`, beginning with a letter or digit.
 pub fn check_name(name: &str) -> Result<(), LabError> {
     let fits = (1..=20).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-');
     if fits {
         return Ok(());
     }
-    Err(LabError::Refused(format!("a lab's name is 1 to 20 of a-z, 0-9 and -: {name:?} is not")))
+    Err(LabError::Refused(format!(
+        "a lab's name is 1 to 20 of a-z, 0-9 and -: {name:?} is not"
+    )))
 }
 
 #[cfg(test)]
@@ -210,7 +224,10 @@ mod tests {
 
     #[test]
     fn nobody_shares_an_address() {
-        let interfaces: Vec<_> = Place::all(MAX_NODES).into_iter().flat_map(Place::interfaces).collect();
+        let interfaces: Vec<_> = Place::all(MAX_NODES)
+            .into_iter()
+            .flat_map(Place::interfaces)
+            .collect();
         let macs: BTreeSet<_> = interfaces.iter().map(|i| i.mac.clone()).collect();
         let v6: BTreeSet<_> = interfaces.iter().map(|i| i.v6).collect();
         assert_eq!(macs.len(), interfaces.len());
@@ -221,7 +238,10 @@ mod tests {
     fn names_go_there_and_back() {
         for place in Place::all(MAX_NODES) {
             assert_eq!(place.name().parse::<Place>().unwrap(), place);
-            assert!(place.name().len() <= 15, "an interface of the switch has this name");
+            assert!(
+                place.name().len() <= 15,
+                "an interface of the switch has this name"
+            );
         }
         assert!("node9".parse::<Place>().is_err());
         assert!(check_name("a-2").is_ok());

@@ -51,7 +51,10 @@ pub struct UpOptions {
 impl UpOptions {
     /// The defaults, for a lab of this name.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..Self::default() }
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -64,7 +67,11 @@ pub(crate) fn up(options: &UpOptions, progress: &Progress) -> Result<Lab> {
     install_program(&paths, options.program.as_deref())?;
     raise_inotify_limit(progress)?;
     let lab = Lab { paths, shape };
-    let run = Run { lab: &lab, components: &components, progress };
+    let run = Run {
+        lab: &lab,
+        components: &components,
+        progress,
+    };
     run.all()?;
     Ok(lab)
 }
@@ -75,12 +82,18 @@ pub(crate) fn start_place(lab: &Lab, place: Place, progress: &Progress) -> Resul
         return Err(LabError::Refused(format!("{} is not in this lab", place.name())));
     }
     let components = Components::ensure(progress)?;
-    let run = Run { lab, components: &components, progress };
+    let run = Run {
+        lab,
+        components: &components,
+        progress,
+    };
     let known = lab.machines();
     let begun = !known.contains_key(&place);
     let machines = run.machines(&[place])?;
     Cables::lay(&lab.paths, &machines)?;
-    let Some(machine) = machines.get(&place) else { return Ok(begun) };
+    let Some(machine) = machines.get(&place) else {
+        return Ok(begun);
+    };
     match place {
         Place::Node(n) => {
             run.start_services(machine, vec![node::first(&lab.paths, n)])?;
@@ -101,20 +114,29 @@ fn settle_shape(paths: &Paths, options: &UpOptions) -> Result<Shape> {
     if let Some(shape) = paths.read_shape()? {
         let wants = |what: &str, has: &str| {
             let name = paths.name();
-            LabError::Refused(format!("lab {name} was made with {what} {has}; take it down first: lab down --name {name}"))
+            LabError::Refused(format!(
+                "lab {name} was made with {what} {has}; take it down first: lab down --name {name}"
+            ))
         };
         return match (options.nodes, options.kube_proxy) {
             (Some(n), _) if n != shape.nodes => Err(wants("--nodes", &shape.nodes.to_string())),
-            (_, Some(mode)) if mode != shape.kube_proxy => Err(wants("--kube-proxy", shape.kube_proxy.name())),
+            (_, Some(mode)) if mode != shape.kube_proxy => {
+                Err(wants("--kube-proxy", shape.kube_proxy.name()))
+            }
             _ => Ok(shape),
         };
     }
     let nodes = options.nodes.unwrap_or(DEFAULT_NODES);
     if !(1..=MAX_NODES).contains(&nodes) {
-        return Err(LabError::Refused(format!("a lab has 1 to {MAX_NODES} nodes, not {nodes}")));
+        return Err(LabError::Refused(format!(
+            "a lab has 1 to {MAX_NODES} nodes, not {nodes}"
+        )));
     }
-    let shape =
-        Shape { nodes, kube_proxy: options.kube_proxy.unwrap_or_default(), api_port: forward::free_port()? };
+    let shape = Shape {
+        nodes,
+        kube_proxy: options.kube_proxy.unwrap_or_default(),
+        api_port: forward::free_port()?,
+    };
     paths.write_shape(&shape)?;
     Ok(shape)
 }
@@ -155,7 +177,10 @@ fn raise_inotify_limit(progress: &Progress) -> Result<()> {
     let path = "/proc/sys/fs/inotify/max_user_instances";
     let now = fs::read_to_string(path).doing(format!("read {path}"))?;
     if now.trim().parse::<u32>().is_ok_and(|n| n < WANTED) {
-        progress.note(&format!("raising fs.inotify.max_user_instances from {} to {WANTED}", now.trim()));
+        progress.note(&format!(
+            "raising fs.inotify.max_user_instances from {} to {WANTED}",
+            now.trim()
+        ));
         fs::write(path, WANTED.to_string()).doing(format!("write {path}"))?;
     }
     Ok(())
@@ -178,11 +203,20 @@ impl Run<'_> {
         let since = Timestamp::now();
         let nodes: Vec<(u8, &Machine)> = machines
             .iter()
-            .filter_map(|(place, machine)| if let Place::Node(n) = place { Some((*n, machine)) } else { None })
+            .filter_map(|(place, machine)| {
+                if let Place::Node(n) = place {
+                    Some((*n, machine))
+                } else {
+                    None
+                }
+            })
             .collect();
         let control_plane = self.need(&machines, Place::ControlPlane)?;
         std::thread::scope(|scope| {
-            let images: Vec<_> = nodes.iter().map(|(n, m)| scope.spawn(|| self.containers(*n, m, &image))).collect();
+            let images: Vec<_> = nodes
+                .iter()
+                .map(|(n, m)| scope.spawn(|| self.containers(*n, m, &image)))
+                .collect();
             self.control_plane(control_plane)?;
             let mut restarted = vec![];
             for (n, machine) in &nodes {
@@ -197,25 +231,33 @@ impl Run<'_> {
     }
 
     fn need<'m>(&self, machines: &'m BTreeMap<Place, Machine>, place: Place) -> Result<&'m Machine> {
-        machines.get(&place).ok_or_else(|| LabError::Refused(format!("{} does not run", place.name())))
+        machines
+            .get(&place)
+            .ok_or_else(|| LabError::Refused(format!("{} does not run", place.name())))
     }
 
     /// Starts those of `wanted` that do not run, and returns all that run.
     fn machines(&self, wanted: &[Place]) -> Result<BTreeMap<Place, Machine>> {
         let paths = &self.lab.paths;
         let mut machines = self.lab.machines();
-        let missing: Vec<Place> = wanted.iter().copied().filter(|p| !machines.contains_key(p)).collect();
+        let missing: Vec<Place> = wanted
+            .iter()
+            .copied()
+            .filter(|p| !machines.contains_key(p))
+            .collect();
         if missing.is_empty() {
             return Ok(machines);
         }
-        let started = self.progress.step(&format!("starting {} machines", missing.len()), || {
-            parallel::each(&missing, |place| {
-                if let Place::Node(n) = place {
-                    node::prepare(paths, &self.lab.shape, *n)?;
-                }
-                Machine::start(paths, *place)
-            })
-        })?;
+        let started = self
+            .progress
+            .step(&format!("starting {} machines", missing.len()), || {
+                parallel::each(&missing, |place| {
+                    if let Place::Node(n) = place {
+                        node::prepare(paths, &self.lab.shape, *n)?;
+                    }
+                    Machine::start(paths, *place)
+                })
+            })?;
         machines.extend(started.into_iter().map(|machine| (machine.place(), machine)));
         Ok(machines)
     }
@@ -223,10 +265,14 @@ impl Run<'_> {
     /// Starts those of `specs` that do not run; tells whether there was any.
     fn start_services(&self, machine: &Machine, specs: Vec<ServiceSpec>) -> Result<bool> {
         let there = machine.services()?;
-        let missing: Vec<_> =
-            specs.into_iter().filter(|s| !there.iter().any(|t| t.name == s.name && t.is_running())).collect();
+        let missing: Vec<_> = specs
+            .into_iter()
+            .filter(|s| !there.iter().any(|t| t.name == s.name && t.is_running()))
+            .collect();
         let any = !missing.is_empty();
-        missing.into_iter().try_for_each(|spec| machine.start_service(spec))?;
+        missing
+            .into_iter()
+            .try_for_each(|spec| machine.start_service(spec))?;
         Ok(any)
     }
 
@@ -251,7 +297,10 @@ impl Run<'_> {
                 let client = self.lab.kube().await?;
                 let died = || {
                     let services = machine.services().unwrap_or_default();
-                    services.into_iter().find(|s| !s.is_running()).map(|s| (s.name, s.ended.unwrap_or_default()))
+                    services
+                        .into_iter()
+                        .find(|s| !s.is_running())
+                        .map(|s| (s.name, s.ended.unwrap_or_default()))
                 };
                 let ready = cluster::until("the API server to be ready", LIMIT, || async {
                     match died() {
@@ -267,8 +316,14 @@ impl Run<'_> {
                 cluster::apply_dns(&client).await
             })
         };
-        if fresh { self.progress.step("starting etcd and the API server", wait)? } else { wait()? }
-        self.start_services(machine, control_plane::second(paths, self.components)?).map(drop)
+        let ready = if fresh {
+            self.progress.step("starting etcd and the API server", wait)
+        } else {
+            wait()
+        };
+        ready?;
+        self.start_services(machine, control_plane::second(paths, self.components)?)
+            .map(drop)
     }
 
     fn ready(
@@ -297,6 +352,9 @@ impl Run<'_> {
         if restarted.is_empty() {
             return wait();
         }
-        self.progress.step(&format!("waiting for {} nodes to be Ready", restarted.len()), wait)
+        self.progress.step(
+            &format!("waiting for {} nodes to be Ready", restarted.len()),
+            wait,
+        )
     }
 }

@@ -4,13 +4,24 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Command, ExitCode},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use fairlead_e2e::{
-    KubeProxy, Lab, Paths, Progress, UpOptions, capture, components::Components, forward, images::agnhost_image,
-    machine, preflight::preflight, topology::Place,
+    KubeProxy, Lab, Paths, Progress, UpOptions, capture,
+    client::{self, ClientArgs},
+    components::Components,
+    forward,
+    images::agnhost_image,
+    machine,
+    preflight::preflight,
+    topology::Place,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
 };
 
 /// A real bare-metal Kubernetes cluster on one Linux machine, of network namespaces.
@@ -131,6 +142,14 @@ enum Action {
         #[arg(long, short)]
         follow: bool,
     },
+    /// Measure as a client: a new connection every 20 ms; at the end, the longest gap without a good answer.
+    Client {
+        /// In this place of the lab. By default in the network this command is started in.
+        #[arg(long, value_name = "PLACE")]
+        at: Option<Place>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Print the path of the administrator's kubeconfig.
     Kubeconfig {
         /// As a line for the shell.
@@ -171,7 +190,14 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
     let open = || Lab::open(&name);
     let progress = Progress::stderr();
     match command {
-        Action::Up { nodes, kube_proxy } => up(UpOptions { nodes, kube_proxy, ..UpOptions::new(name) }, &progress)?,
+        Action::Up { nodes, kube_proxy } => up(
+            UpOptions {
+                nodes,
+                kube_proxy,
+                ..UpOptions::new(name)
+            },
+            &progress,
+        )?,
         Action::Down => fairlead_e2e::down(&name, &progress)?,
         Action::Status { json } => return status(&open()?, json),
         Action::Kubectl { arguments } => return become_command(open()?.kubectl(arguments)?),
@@ -179,7 +205,9 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         Action::Exec { place, command } => return become_command(open()?.command(place, command)?),
         Action::LoadImage { archive } => {
             let lab = open()?;
-            progress.step(&format!("importing {}", archive.display()), || lab.load_image(&archive))?;
+            progress.step(&format!("importing {}", archive.display()), || {
+                lab.load_image(&archive)
+            })?;
         }
         Action::Cut { place } => open()?.cut(place)?,
         Action::Plug { place } => open()?.plug(place)?,
@@ -187,33 +215,97 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         Action::PowerOn { place } => open()?.power_on(place, &progress)?,
         Action::Pause { .. } => open()?.pause_api_server()?,
         Action::Resume { .. } => open()?.resume_api_server()?,
-        Action::Capture { place, interface, filter } => {
+        Action::Capture {
+            place,
+            interface,
+            filter,
+        } => {
             let argv = capture::command(place, interface.as_deref(), &filter.join(" "));
             return become_command(open()?.command(place, argv)?);
         }
+        Action::Client { at: None, client } => runtime()?.block_on(client::run(&client))?,
+        Action::Client { at: Some(place), client } => measure_at(&open()?, place, &client)?,
         Action::Logs { who, follow } => return logs(&open()?, &who, follow),
         Action::Kubeconfig { export } => {
             let path = open()?.kubeconfig();
-            println!("{}{}", if export { "export KUBECONFIG=" } else { "" }, path.display());
+            println!(
+                "{}{}",
+                if export { "export KUBECONFIG=" } else { "" },
+                path.display()
+            );
         }
         Action::Build => {
             preflight(&progress)?;
             let components = Components::ensure(&progress)?;
             agnhost_image(&components)?;
         }
-        Action::Machine { lab, place, init: false } => machine::launch(&Paths::new(&lab)?, place)?,
-        Action::Machine { lab, place, init: true } => machine::run(&Paths::new(&lab)?, place)?,
-        Action::Forward { lab, init, port, serve: false } => forward::launch(&Paths::new(&lab)?, init, port)?,
-        Action::Forward { init, port, serve: true, .. } => forward::serve(init, port)?,
+        Action::Machine {
+            lab,
+            place,
+            init: false,
+        } => machine::launch(&Paths::new(&lab)?, place)?,
+        Action::Machine {
+            lab,
+            place,
+            init: true,
+        } => machine::run(&Paths::new(&lab)?, place)?,
+        Action::Forward {
+            lab,
+            init,
+            port,
+            serve: false,
+        } => forward::launch(&Paths::new(&lab)?, init, port)?,
+        Action::Forward {
+            init,
+            port,
+            serve: true,
+            ..
+        } => forward::serve(init, port)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
+}
+
+/// Measures in a place of the lab until it is done, or this process is asked to end.
+fn measure_at(lab: &Lab, place: Place, arguments: &ClientArgs) -> Result<()> {
+    let runtime = runtime()?;
+    let (mut interrupt, mut terminate) = {
+        let _context = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let running = lab.start_client(place, &arguments.options)?;
+    runtime.block_on(async {
+        while running.is_running()? {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
+        anyhow::Ok(())
+    })?;
+    let report = running.stop()?;
+    if arguments.json {
+        eprintln!("{report}");
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(())
 }
 
 fn up(options: UpOptions, progress: &Progress) -> Result<()> {
     let lab = Lab::up(&options, progress)?;
     let shape = lab.shape();
     let name = lab.name();
-    println!("lab {name} is up: {} nodes, kube-proxy {}", shape.nodes, shape.kube_proxy.name());
+    println!(
+        "lab {name} is up: {} nodes, kube-proxy {}",
+        shape.nodes,
+        shape.kube_proxy.name()
+    );
     println!("  export KUBECONFIG={}", lab.kubeconfig().display());
     Ok(())
 }
@@ -225,7 +317,11 @@ fn status(lab: &Lab, json: bool) -> Result<ExitCode> {
     } else {
         print!("{status}");
     }
-    Ok(if status.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.is_healthy() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn logs(lab: &Lab, who: &str, follow: bool) -> Result<ExitCode> {

@@ -114,7 +114,12 @@ fn hosts_file() -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     for place in Place::all(MAX_NODES) {
         if let Some(uplink) = place.uplink() {
-            text += &format!("{} {name}\n{} {name}\n", uplink.v4, uplink.v6, name = place.name());
+            text += &format!(
+                "{} {name}\n{} {name}\n",
+                uplink.v4,
+                uplink.v6,
+                name = place.name()
+            );
         }
     }
     text

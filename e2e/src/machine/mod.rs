@@ -43,7 +43,11 @@ impl Machine {
     pub fn find(paths: &Paths, place: Place) -> Option<Self> {
         let recorded = fs::read(paths.pid_file(place)).ok()?;
         let id: ProcessId = serde_json::from_slice(&recorded).ok()?;
-        let machine = Self { paths: paths.clone(), place, id };
+        let machine = Self {
+            paths: paths.clone(),
+            place,
+            id,
+        };
         (id.is_alive() && machine.ask(&Request::List).is_ok()).then_some(machine)
     }
 
@@ -68,11 +72,18 @@ impl Machine {
         let (true, Some(id)) = (output.status.success(), id) else {
             let mut detail = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             detail += &paths.read_log(place, "init");
-            return Err(LabError::Command { command: format!("start of machine {name}"), detail });
+            return Err(LabError::Command {
+                command: format!("start of machine {name}"),
+                detail,
+            });
         };
         let text = serde_json::to_vec(&id).doing("write a process id")?;
         fs::write(paths.pid_file(place), text).doing(format!("record the pid of {name}"))?;
-        let machine = Self { paths: paths.clone(), place, id };
+        let machine = Self {
+            paths: paths.clone(),
+            place,
+            id,
+        };
         machine.wait_ready()?;
         Ok(machine)
     }
@@ -84,7 +95,10 @@ impl Machine {
                 Ok(_) => return Ok(()),
                 Err(error) if !self.id.is_alive() || begun.elapsed() > START_LIMIT => {
                     let detail = format!("{error}; {}", self.paths.read_log(self.place, "init").trim());
-                    return Err(LabError::Command { command: format!("machine {}", self.place.name()), detail });
+                    return Err(LabError::Command {
+                        command: format!("machine {}", self.place.name()),
+                        detail,
+                    });
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
@@ -126,7 +140,9 @@ impl Machine {
     /// # Errors
     /// When it was never started, or the machine does not answer.
     pub fn restart_service(&self, name: &str) -> Result<()> {
-        self.done(&Request::Restart { name: name.to_owned() })
+        self.done(&Request::Restart {
+            name: name.to_owned(),
+        })
     }
 
     /// Sends a signal to a running service.
@@ -134,7 +150,10 @@ impl Machine {
     /// # Errors
     /// When it does not run, or the machine does not answer.
     pub fn signal(&self, name: &str, signal: Signal) -> Result<()> {
-        self.done(&Request::Signal { name: name.to_owned(), signal: signal as i32 })
+        self.done(&Request::Signal {
+            name: name.to_owned(),
+            signal: signal as i32,
+        })
     }
 
     /// Sends a signal and waits until the service has ended.
@@ -147,7 +166,11 @@ impl Machine {
         while self.services()?.iter().any(|s| s.name == name && s.is_running()) {
             if begun.elapsed() > limit {
                 let what = format!("{name} on {} to end", self.place.name());
-                return Err(LabError::Timeout { what, after: limit, seen: "it runs".into() });
+                return Err(LabError::Timeout {
+                    what,
+                    after: limit,
+                    seen: "it runs".into(),
+                });
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -159,7 +182,9 @@ impl Machine {
     /// # Errors
     /// When the machine does not answer.
     pub fn forget_service(&self, name: &str) -> Result<()> {
-        self.done(&Request::Forget { name: name.to_owned() })
+        self.done(&Request::Forget {
+            name: name.to_owned(),
+        })
     }
 
     /// All services, running or ended.
@@ -169,7 +194,10 @@ impl Machine {
     pub fn services(&self) -> Result<Vec<ServiceState>> {
         match self.ask(&Request::List)? {
             Reply::Services(services) => Ok(services),
-            other => Err(LabError::Refused(format!("{} answered {other:?}", self.place.name()))),
+            other => Err(LabError::Refused(format!(
+                "{} answered {other:?}",
+                self.place.name()
+            ))),
         }
     }
 
@@ -183,7 +211,9 @@ impl Machine {
     fn ask(&self, request: &Request) -> Result<Reply> {
         let what = || format!("ask {}", self.place.name());
         let mut stream = UnixStream::connect(self.paths.socket(self.place)).doing(what())?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).doing(what())?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .doing(what())?;
         let mut line = serde_json::to_vec(request).doing(what())?;
         line.push(b'\n');
         stream.write_all(&line).doing(what())?;
@@ -226,7 +256,11 @@ fn end_marked(paths: &Paths, marker: &[&str]) -> Result<()> {
             let limit = Duration::from_secs(10);
             if !process.wait_gone(limit) {
                 let what = format!("process {} to end", process.pid);
-                return Err(LabError::Timeout { what, after: limit, seen: "it is still there".into() });
+                return Err(LabError::Timeout {
+                    what,
+                    after: limit,
+                    seen: "it is still there".into(),
+                });
             }
         }
     }

@@ -29,22 +29,58 @@ const KUBELET_SYSCTLS: [(&str, &str); 6] = [
 /// Gives this process's (new) mount namespace the machine's view. `root` is the lab's state directory, `own` the
 /// machine's part of it, `hosts` the text for `/etc/hosts`.
 pub(super) fn set_up(place: Place, root: &Path, own: &Path, hosts: &str) -> Result<()> {
-    plain(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None)?;
-    plain(Some("proc"), Path::new("/proc"), Some("proc"), MsFlags::empty(), None)?;
-    plain(Some("tmpfs"), Path::new("/run"), Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
-    for dir in ["/run/lock", "/run/netns", "/run/.lab/etc", "/run/.lab/etc-work", "/run/.lab/proc"] {
+    plain(
+        None,
+        Path::new("/"),
+        None,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None,
+    )?;
+    plain(
+        Some("proc"),
+        Path::new("/proc"),
+        Some("proc"),
+        MsFlags::empty(),
+        None,
+    )?;
+    plain(
+        Some("tmpfs"),
+        Path::new("/run"),
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )?;
+    for dir in [
+        "/run/lock",
+        "/run/netns",
+        "/run/.lab/etc",
+        "/run/.lab/etc-work",
+        "/run/.lab/proc",
+    ] {
         make_dir(Path::new(dir))?;
     }
     own_etc(place, own, hosts)?;
     own_var(root, own)?;
     own_identity(place)?;
     // Shared among the machine's own namespaces: pods with mount propagation expect that.
-    plain(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_SHARED, None)
+    plain(
+        None,
+        Path::new("/"),
+        None,
+        MsFlags::MS_REC | MsFlags::MS_SHARED,
+        None,
+    )
 }
 
 fn own_etc(place: Place, own: &Path, hosts: &str) -> Result<()> {
     let layers = "lowerdir=/etc,upperdir=/run/.lab/etc,workdir=/run/.lab/etc-work";
-    plain(Some("overlay"), Path::new("/etc"), Some("overlay"), MsFlags::empty(), Some(layers))?;
+    plain(
+        Some("overlay"),
+        Path::new("/etc"),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(layers),
+    )?;
     // Outlives a power cycle, as on a disk.
     make_dir(&own.join("cni/net.d"))?;
     make_dir(Path::new("/etc/cni"))?;
@@ -64,9 +100,17 @@ fn replace(path: &str, text: &str) -> Result<()> {
 fn own_var(root: &Path, own: &Path) -> Result<()> {
     let lib = own.join("lib");
     // /var/lib becomes the machine's own; the lab's state directory lies below it and must stay in sight.
-    let within = root.strip_prefix("/var/lib").map_or_else(|_| PathBuf::from("lab"), Path::to_path_buf);
+    let within = root
+        .strip_prefix("/var/lib")
+        .map_or_else(|_| PathBuf::from("lab"), Path::to_path_buf);
     let window = lib.join(within);
-    for dir in [&lib.join("kubelet"), &lib.join("containerd"), &lib.join("cni"), &window, &own.join("log/pods")] {
+    for dir in [
+        &lib.join("kubelet"),
+        &lib.join("containerd"),
+        &lib.join("cni"),
+        &window,
+        &own.join("log/pods"),
+    ] {
         make_dir(dir)?;
     }
     make_dir(&own.join("log/containers"))?;
@@ -94,7 +138,10 @@ fn lay_over(key: &str, value: &str) -> Result<()> {
 
 fn new_uuid() -> Result<String> {
     let path = "/proc/sys/kernel/random/uuid";
-    Ok(fs::read_to_string(path).doing(format!("read {path}"))?.trim().to_owned())
+    Ok(fs::read_to_string(path)
+        .doing(format!("read {path}"))?
+        .trim()
+        .to_owned())
 }
 
 fn make_dir(path: &Path) -> Result<()> {
@@ -102,10 +149,22 @@ fn make_dir(path: &Path) -> Result<()> {
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
-    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .doing(format!("bind {} to {}", from.display(), to.display()))
+    mount(
+        Some(from),
+        to,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .doing(format!("bind {} to {}", from.display(), to.display()))
 }
 
-fn plain(source: Option<&str>, to: &Path, kind: Option<&str>, flags: MsFlags, data: Option<&str>) -> Result<()> {
+fn plain(
+    source: Option<&str>,
+    to: &Path,
+    kind: Option<&str>,
+    flags: MsFlags,
+    data: Option<&str>,
+) -> Result<()> {
     mount(source, to, kind, flags, data).doing(format!("mount {}", to.display()))
 }

@@ -36,7 +36,10 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(logs: PathBuf) -> Self {
-        Self { logs, services: Mutex::default() }
+        Self {
+            logs,
+            services: Mutex::default(),
+        }
     }
 
     fn services(&self) -> MutexGuard<'_, BTreeMap<String, Service>> {
@@ -48,7 +51,10 @@ impl Supervisor {
             Request::Start(spec) => self.start(spec),
             Request::Restart { name } => {
                 let spec = self.services().get(&name).map(|s| s.spec.clone());
-                spec.map_or_else(|| Reply::Failed(format!("no service {name:?} here")), |spec| self.start(spec))
+                spec.map_or_else(
+                    || Reply::Failed(format!("no service {name:?} here")),
+                    |spec| self.start(spec),
+                )
             }
             Request::Signal { name, signal } => self.signal(&name, signal),
             Request::Forget { name } => {
@@ -61,7 +67,11 @@ impl Supervisor {
             Request::List => Reply::Services(
                 self.services()
                     .values()
-                    .map(|s| ServiceState { name: s.spec.name.clone(), pid: s.pid, ended: s.ended.clone() })
+                    .map(|s| ServiceState {
+                        name: s.spec.name.clone(),
+                        pid: s.pid,
+                        ended: s.ended.clone(),
+                    })
                     .collect(),
             ),
         }
@@ -75,7 +85,14 @@ impl Supervisor {
         }
         match self.spawn(&spec) {
             Ok(pid) => {
-                services.insert(spec.name.clone(), Service { spec, pid, ended: None });
+                services.insert(
+                    spec.name.clone(),
+                    Service {
+                        spec,
+                        pid,
+                        ended: None,
+                    },
+                );
                 Reply::Done
             }
             Err(error) => Reply::Failed(format!("{}: {error}", spec.argv.join(" "))),
@@ -95,7 +112,10 @@ impl Supervisor {
             .args(arguments)
             .env_clear()
             .envs([
-                ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+                (
+                    "PATH",
+                    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                ),
                 ("HOME", "/root"),
                 ("LANG", "C.UTF-8"),
             ])
@@ -113,12 +133,17 @@ impl Supervisor {
         // Held while signalling, so that the pid cannot be reaped and given away in between.
         let services = self.services();
         let result = match (services.get(name), Signal::try_from(signal)) {
-            (Some(service), Ok(signal)) if service.ended.is_none() => kill(Pid::from_raw(service.pid), signal),
+            (Some(service), Ok(signal)) if service.ended.is_none() => {
+                kill(Pid::from_raw(service.pid), signal)
+            }
             (Some(_), Ok(_)) => return Reply::Failed(format!("{name} does not run")),
             (None, _) => return Reply::Failed(format!("no service {name:?} here")),
             (_, Err(error)) => Err(error),
         };
-        result.map_or_else(|errno| Reply::Failed(format!("signal {signal} to {name}: {errno}")), |()| Reply::Done)
+        result.map_or_else(
+            |errno| Reply::Failed(format!("signal {signal} to {name}: {errno}")),
+            |()| Reply::Done,
+        )
     }
 
     /// Collects ended children for ever. SIGCHLD must be blocked in every thread.
@@ -144,7 +169,10 @@ impl Supervisor {
 }
 
 fn note_end(services: &mut BTreeMap<String, Service>, pid: Pid, how: String) {
-    if let Some(service) = services.values_mut().find(|s| s.pid == pid.as_raw() && s.ended.is_none()) {
+    if let Some(service) = services
+        .values_mut()
+        .find(|s| s.pid == pid.as_raw() && s.ended.is_none())
+    {
         service.ended = Some(how);
     }
 }
