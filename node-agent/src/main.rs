@@ -1,2 +1,213 @@
-//! Placeholder.
-fn main() {}
+//! `fairlead-node-agent`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use fairlead_api::{AddressPool, convert};
+use fairlead_core::model::NodeName;
+use fairlead_node_agent::engine::Engine;
+use fairlead_node_agent::index::Index;
+use fairlead_node_agent::metrics::Metrics;
+use fairlead_node_agent::nft::driver::{Driver, Nft};
+use fairlead_node_agent::preflight;
+use fairlead_node_agent::run::{Wiring, run};
+use fairlead_runtime::link::{self, AgentReport};
+use fairlead_runtime::watch::{Guarded, Shared, config, follow};
+use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, follow_leaving, serve_http, shutdown};
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::runtime::watcher;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+/// Port of /healthz, /readyz and /metrics.
+const PORT: u16 = 7672;
+/// Bits of kube-proxy (masquerade, drop). Ours must be another.
+const TAKEN: u32 = 0x4000 | 0x8000;
+
+/// Programs the kernel of this node: VIP:port and node:nodePort to the right endpoints.
+#[derive(Parser, Debug)]
+#[command(version, about, max_term_width = 120)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Name of this node's Node object
+    #[arg(
+        long,
+        env = "NODE_NAME",
+        required_unless_present = "cleanup",
+        value_name = "NAME"
+    )]
+    node_name: Option<String>,
+
+    /// Bit of the conntrack mark for flows whose source is masqueraded; not 0x4000 and not 0x8000, which are kube-proxy's
+    #[arg(long, env = "FAIRLEAD_MARK", default_value = "0x00200000", value_parser = parse_mark, value_name = "BIT")]
+    mark: u32,
+
+    /// The nft program [default: /usr/sbin/nft, else the first in PATH]
+    #[arg(long, env = "FAIRLEAD_NFT", value_name = "PATH")]
+    nft: Option<PathBuf>,
+
+    /// Unix socket for the speaker of this node
+    #[arg(long, env = "FAIRLEAD_AGENT_SOCKET", default_value = link::SOCKET, value_name = "PATH")]
+    socket: PathBuf,
+
+    /// Remove the table inet fairlead from this node's kernel, and end
+    #[arg(long)]
+    cleanup: bool,
+}
+
+fn parse_mark(text: &str) -> Result<u32, String> {
+    let mark = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
+    .map_err(|error| error.to_string())?;
+    if mark.count_ones() != 1 {
+        return Err("exactly one bit must be set".to_owned());
+    }
+    if mark & TAKEN != 0 {
+        return Err("0x4000 and 0x8000 belong to kube-proxy".to_owned());
+    }
+    Ok(mark)
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    fairlead_runtime::init(&args.common);
+    let mut nft = Nft::find(args.nft.as_deref())?;
+    if args.cleanup {
+        nft.remove().await.context("cannot remove the table")?;
+        info!("no rule of ours is left");
+        return Ok(());
+    }
+    let node_name = args.node_name.clone().context("--node-name is needed")?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = node_name,
+        nft = nft.version().await?,
+        "node agent"
+    );
+    preflight::require(&nft).await?;
+    tokio::select! {
+        ended = work(&args, nft, node_name) => ended,
+        asked = shutdown() => {
+            asked.context("cannot wait for signals")?;
+            info!("the rules stay in the kernel");
+            Ok(())
+        }
+    }
+}
+
+async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let warnings = preflight::warnings();
+    metrics.warnings(warnings.len());
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let readiness = Readiness::new();
+    let programmed = readiness.guard("the first plan in the kernel");
+    let listen = args
+        .common
+        .listen
+        .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)));
+    serve_http(listen, readiness, registry).await?;
+
+    let client = client().await?;
+    let index = Shared::new(Index::default());
+    follow_all(&client, &index, &node_name);
+    let leaving = follow_leaving(client, &args.common.namespace, &args.common.state_configmap);
+
+    let (report, reports) = watch::channel(AgentReport::default());
+    let (speaker_in, speaker) = watch::channel(None);
+    let wiring = Wiring {
+        me: NodeName(node_name),
+        class: class_policy(&args.common),
+        leaving,
+        speaker,
+        report,
+        programmed: Some(programmed),
+    };
+    let engine = Engine::new(nft, args.mark, metrics);
+    tokio::select! {
+        () = run(engine, index, wiring) => Ok(()),
+        ended = link::serve(&args.socket, reports, speaker_in) => {
+            error!("the link to the speaker ended");
+            ended.context("cannot serve the speaker")
+        }
+    }
+}
+
+/// One watch per kind. Headless Services and Services of other proxies are none of ours.
+fn follow_all(client: &kube::Client, index: &Shared<Index>, node_name: &str) {
+    let ours = watcher::Config {
+        label_selector: Some(
+            "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name".to_owned(),
+        ),
+        ..config()
+    };
+    let own_node = watcher::Config {
+        field_selector: Some(format!("metadata.name={node_name}")),
+        ..config()
+    };
+    let services: Api<Guarded<Service>> = Api::all(client.clone());
+    let slices: Api<Guarded<EndpointSlice>> = Api::all(client.clone());
+    let nodes: Api<Guarded<Node>> = Api::all(client.clone());
+    let pools: Api<Guarded<AddressPool>> = Api::all(client.clone());
+    tokio::spawn(follow(
+        services,
+        ours.clone(),
+        index.clone(),
+        |i| &mut i.services,
+        convert::service,
+    ));
+    tokio::spawn(follow(
+        slices,
+        ours,
+        index.clone(),
+        |i| &mut i.slices,
+        convert::slice,
+    ));
+    tokio::spawn(follow(
+        nodes,
+        own_node,
+        index.clone(),
+        |i| &mut i.nodes,
+        convert::node,
+    ));
+    tokio::spawn(follow(
+        pools,
+        config(),
+        index.clone(),
+        |i| &mut i.pools,
+        convert::pool,
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn marks() {
+        assert_eq!(parse_mark("0x00200000"), Ok(0x0020_0000));
+        assert_eq!(parse_mark("1"), Ok(1));
+        for wrong in ["0x4000", "0x8000", "0", "3", "x", "0x100000000"] {
+            assert!(parse_mark(wrong).is_err(), "{wrong}");
+        }
+    }
+}

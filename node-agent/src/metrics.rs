@@ -1,0 +1,129 @@
+//! Metrics of the node agent, all named `fairlead_agent_…`.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// How a plan got into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Way {
+    /// The whole table was replaced.
+    Full,
+    /// Only the difference was written.
+    Partial,
+}
+
+/// Why the whole table was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Cause {
+    /// The agent has just started.
+    Start,
+    /// The last change failed.
+    Failure,
+    /// Somebody else changed or removed the table.
+    Foreign,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WayLabel {
+    sync: Way,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: Cause,
+}
+
+/// Handles of all metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    plan: Gauge<i64>,
+    addresses: Gauge<i64>,
+    elements: Gauge<i64>,
+    chains: Gauge<i64>,
+    unapplied: Gauge<f64, AtomicU64>,
+    duration: Family<WayLabel, Histogram>,
+    failures: Family<WayLabel, Counter>,
+    replaced: Family<CauseLabel, Counter>,
+    warnings: Gauge<i64>,
+}
+
+impl Metrics {
+    /// Makes and registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            plan: Gauge::default(),
+            addresses: Gauge::default(),
+            elements: Gauge::default(),
+            chains: Gauge::default(),
+            unapplied: Gauge::default(),
+            // 1 ms to 16 s.
+            duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 15))),
+            failures: Family::default(),
+            replaced: Family::default(),
+            warnings: Gauge::default(),
+        };
+        let r = registry.sub_registry_with_prefix("fairlead_agent");
+        r.register("plan", "Number of the plan in the kernel", metrics.plan.clone());
+        r.register("addresses", "VIPs in the kernel", metrics.addresses.clone());
+        r.register(
+            "elements",
+            "Elements of sets and maps in the kernel",
+            metrics.elements.clone(),
+        );
+        r.register("chains", "Chains in the kernel", metrics.chains.clone());
+        let help = "Age of the oldest change that is not in the kernel";
+        r.register_with_unit("unapplied", help, Unit::Seconds, metrics.unapplied.clone());
+        let help = "Time to bring a plan into the kernel";
+        r.register_with_unit("sync_duration", help, Unit::Seconds, metrics.duration.clone());
+        let help = "Plans that could not be brought into the kernel";
+        r.register("sync_failures", help, metrics.failures.clone());
+        let help = "Times the whole table was replaced, by cause";
+        r.register("table_replaced", help, metrics.replaced.clone());
+        let help = "Settings of this node that keep traffic from flowing as it should; the log names them";
+        r.register("preflight_warnings", help, metrics.warnings.clone());
+        metrics
+    }
+
+    /// A plan is in the kernel.
+    pub fn applied(&self, way: Way, took: Duration, number: u64) {
+        self.duration
+            .get_or_create(&WayLabel { sync: way })
+            .observe(took.as_secs_f64());
+        self.plan.set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// What the kernel holds now.
+    pub fn holds(&self, addresses: usize, chains: usize, elements: usize) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.addresses.set(count(addresses));
+        self.chains.set(count(chains));
+        self.elements.set(count(elements));
+    }
+
+    /// A plan could not be brought into the kernel.
+    pub fn failed(&self, way: Way) {
+        self.failures.get_or_create(&WayLabel { sync: way }).inc();
+    }
+
+    /// The whole table was replaced.
+    pub fn replaced(&self, cause: Cause) {
+        self.replaced.get_or_create(&CauseLabel { cause }).inc();
+    }
+
+    /// Age of the oldest unapplied change; zero when there is none.
+    pub fn unapplied(&self, age: Duration) {
+        self.unapplied.set(age.as_secs_f64());
+    }
+
+    /// Number of warnings of the preflight.
+    pub fn warnings(&self, count: usize) {
+        self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}

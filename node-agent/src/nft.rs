@@ -1,0 +1,12 @@
+//! The kernel's half: one table `inet fairlead`, from the plan to netfilter.
+//!
+//! `build` turns a plan into a [`ruleset::Ruleset`], a plain value; `render` writes it, or the difference between two
+//! of them, as nft text; `driver` hands that to the kernel. Only `render` and `driver` know how nftables is spoken to.
+
+pub mod build;
+pub mod driver;
+pub mod render;
+pub mod ruleset;
+
+/// Name of our table, in family `inet`.
+pub const TABLE: &str = "fairlead";

@@ -1,0 +1,134 @@
+//! The loop: gathers changes, has them applied, repairs, reports, and leaves in order.
+//!
+//! One task owns the engine. Everything it waits for is cancel-safe; what is begun on the kernel is finished first.
+
+use std::time::Duration;
+
+use fairlead_core::model::NodeName;
+use fairlead_core::ownership::ClassPolicy;
+use fairlead_runtime::Guard;
+use fairlead_runtime::link::{AgentReport, SpeakerReport};
+use fairlead_runtime::watch::Shared;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use crate::engine::Engine;
+use crate::index::Index;
+use crate::nft::driver::Driver;
+
+/// A rollout comes as a burst of events; waiting this long after the first makes one transaction of them.
+const GATHER: Duration = Duration::from_millis(15);
+/// How often the table is looked at.
+const CHECK: Duration = Duration::from_secs(5);
+/// How often the age of an unapplied change is told.
+const TELL: Duration = Duration::from_secs(1);
+/// When the installation leaves: no speaker for this long means that none announces.
+const NO_SPEAKER: Duration = Duration::from_secs(10);
+/// When the installation leaves: the table goes after this long, withdrawn or not.
+const LEAVE_WITHIN: Duration = Duration::from_secs(20);
+
+/// What the loop is connected to.
+#[derive(Debug)]
+pub struct Wiring {
+    /// This node.
+    pub me: NodeName,
+    /// Which Services are ours.
+    pub class: ClassPolicy,
+    /// Is the installation being removed?
+    pub leaving: watch::Receiver<bool>,
+    /// What the speaker last said; `None` when none is connected.
+    pub speaker: watch::Receiver<Option<SpeakerReport>>,
+    /// What the speaker is told.
+    pub report: watch::Sender<AgentReport>,
+    /// Dropped when the first plan is in the kernel.
+    pub programmed: Option<Guard>,
+}
+
+/// Runs until it is dropped, at a point where it waits. The table stays: an upgrade must lose nothing.
+pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wiring: Wiring) {
+    let mut changes = index.changes();
+    changes.mark_changed(); // what was listed before we subscribed
+    let mut leaving = wiring.leaving.clone();
+    let mut checks = ticks(CHECK);
+    let mut tells = ticks(TELL);
+    let mut retry = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            _ = left(&mut leaving) => break,
+            _ = changes.changed() => {
+                let seen = std::time::Instant::now();
+                sleep(GATHER).await;
+                changes.mark_unchanged();
+                let plan = index.with(|index| index.plan(&wiring.me, wiring.class));
+                if let Some(plan) = plan && engine.offer(plan, seen) {
+                    retry = Instant::now();
+                }
+            }
+            () = sleep_until(retry), if engine.is_pending() => {
+                match engine.apply().await {
+                    Ok(()) => wiring.programmed = None,
+                    Err(pause) => retry = Instant::now() + pause,
+                }
+            }
+            _ = checks.tick() => engine.check(std::time::Instant::now()).await,
+            _ = tells.tick() => {}
+        }
+        tell(&engine, &wiring.report);
+    }
+    leave(&mut engine, &mut wiring).await;
+    std::future::pending().await
+}
+
+/// The installation is being removed: withdraw, then unprogram. The speaker withdraws; we wait for it, not for ever.
+async fn leave<D: Driver>(engine: &mut Engine<D>, wiring: &mut Wiring) {
+    let end = Instant::now() + LEAVE_WITHIN;
+    info!("the installation is being removed; waiting for the speaker to withdraw");
+    loop {
+        let known = wiring.speaker.borrow_and_update().clone();
+        let until = match known {
+            Some(SpeakerReport { withdrawn: true, .. }) => break,
+            Some(_) => end,
+            None => end.min(Instant::now() + NO_SPEAKER),
+        };
+        if timeout_at(until, wiring.speaker.changed()).await.is_err() {
+            warn!("no speaker of this node said that it has withdrawn; removing the rules all the same");
+            break;
+        }
+    }
+    let mut pause = Duration::from_millis(200);
+    while let Err(error) = engine.remove().await {
+        warn!(%error, "cannot remove the table; trying again");
+        sleep(pause).await;
+        pause = (pause * 2).min(CHECK);
+    }
+    info!("no rule of ours is left");
+    tell(engine, &wiring.report);
+    wiring.programmed = None;
+}
+
+fn tell<D: Driver>(engine: &Engine<D>, report: &watch::Sender<AgentReport>) {
+    let now = engine.report(std::time::Instant::now());
+    report.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
+}
+
+/// Completes when the installation is being removed; never if nobody can say so any more.
+async fn left(leaving: &mut watch::Receiver<bool>) {
+    if leaving.wait_for(|leaving| *leaving).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use prometheus_client::registry::Registry;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::nft::driver::DriverError;
+use crate::nft::ruleset::Ruleset;
+
+/// A kernel in memory that remembers what was done to it.
+#[derive(Clone, Default)]
+struct Kernel(Arc<Mutex<Vec<&'static str>>>);
+
+impl Kernel {
+    fn log(&self, what: &'static str) -> Result<(), DriverError> {
+        self.0.lock().unwrap().push(what);
+        Ok(())
+    }
+
+    fn seen(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Driver for Kernel {
+    async fn replace(&mut self, _: &Ruleset) -> Result<(), DriverError> {
+        self.log("replace")
+    }
+
+    async fn update(&mut self, _: &Ruleset, _: &Ruleset) -> Result<(), DriverError> {
+        self.log("update")
+    }
+
+    async fn intact(&mut self, _: &Ruleset) -> Result<bool, DriverError> {
+        Ok(true)
+    }
+
+    async fn remove(&mut self) -> Result<(), DriverError> {
+        self.log("remove")
+    }
+}
+
+struct World {
+    kernel: Kernel,
+    index: Shared<Index>,
+    leaving: watch::Sender<bool>,
+    speaker: watch::Sender<Option<SpeakerReport>>,
+    report: watch::Receiver<AgentReport>,
+}
+
+/// The loop in paused time, with nothing listed yet.
+fn world() -> World {
+    let (leaving, leaving_in) = watch::channel(false);
+    let (speaker, speaker_in) = watch::channel(None);
+    let (report_out, report) = watch::channel(AgentReport::default());
+    let kernel = Kernel::default();
+    let index = Shared::new(Index::default());
+    let engine = Engine::new(
+        kernel.clone(),
+        0x0020_0000,
+        Metrics::register(&mut Registry::default()),
+    );
+    let wiring = Wiring {
+        me: NodeName::from("n1"),
+        class: ClassPolicy {
+            serve_classless: true,
+        },
+        leaving: leaving_in,
+        speaker: speaker_in,
+        report: report_out,
+        programmed: None,
+    };
+    tokio::spawn(run(engine, index.clone(), wiring));
+    World {
+        kernel,
+        index,
+        leaving,
+        speaker,
+        report,
+    }
+}
+
+impl World {
+    fn list_all(&self) {
+        self.index.with(|index| {
+            index.services.reset(BTreeMap::new());
+            index.slices.reset(BTreeMap::new());
+            index.nodes.reset(BTreeMap::new());
+            index.pools.reset(BTreeMap::new());
+        });
+        self.index.touch();
+    }
+
+    /// How long until the agent says that it is clean.
+    async fn clean_after(&mut self) -> Duration {
+        let begin = Instant::now();
+        self.report.wait_for(|report| report.clean).await.unwrap();
+        begin.elapsed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_programmed_before_everything_is_listed() {
+    let mut world = world();
+    sleep(Duration::from_secs(60)).await;
+    assert!(world.kernel.seen().is_empty());
+    world.list_all();
+    let begin = Instant::now();
+    world.report.wait_for(|report| report.plan == 1).await.unwrap();
+    assert!(
+        begin.elapsed() < Duration::from_millis(50),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_eq!(world.kernel.seen(), ["replace"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_waits_for_the_speaker_to_withdraw() {
+    let mut world = world();
+    world.list_all();
+    world.speaker.send_replace(Some(SpeakerReport::default()));
+    world.leaving.send_replace(true);
+    sleep(Duration::from_secs(3)).await;
+    assert!(
+        !world.kernel.seen().contains(&"remove"),
+        "the speaker still announces"
+    );
+    world.speaker.send_replace(Some(SpeakerReport {
+        withdrawn: true,
+        ..SpeakerReport::default()
+    }));
+    assert!(world.clean_after().await < Duration::from_secs(1));
+    assert_eq!(world.kernel.seen().last(), Some(&"remove"));
+    // It stays idle: nothing is programmed any more, whatever changes.
+    world.list_all();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.kernel.seen().last(), Some(&"remove"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_without_a_speaker_takes_ten_seconds_and_with_a_deaf_one_twenty() {
+    let mut alone = world();
+    alone.leaving.send_replace(true);
+    let took = alone.clean_after().await.as_secs();
+    assert!((9..=11).contains(&took), "{took} s");
+    let mut deaf = world();
+    deaf.speaker.send_replace(Some(SpeakerReport::default()));
+    deaf.leaving.send_replace(true);
+    let took = deaf.clean_after().await.as_secs();
+    assert!((19..=21).contains(&took), "{took} s");
+}
