@@ -1,0 +1,134 @@
+//! Installing Fairlead with Helm, and removing it, as a user does.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::api::Cluster;
+use super::wait::wait_for;
+use crate::error::{LabError, Result};
+use crate::lab::Lab;
+
+/// Name of the release.
+pub const RELEASE: &str = "fairlead";
+/// Namespace of the release.
+pub const NAMESPACE: &str = "fairlead-system";
+
+/// The top of the source tree.
+pub fn tree() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .to_owned()
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// With the end of what it printed, when it fails.
+pub fn run(command: &mut Command) -> Result<String> {
+    let shown = format!("{command:?}");
+    let output = command.output().map_err(|source| LabError::Io {
+        what: shown.clone(),
+        source,
+    })?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(text(&output.stdout));
+    }
+    let detail = format!(
+        "{}: {}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    Err(LabError::Command {
+        command: shown,
+        detail,
+    })
+}
+
+/// Loads the image of this tree (`make images`) into all nodes and installs the chart, or upgrades to it.
+///
+/// # Errors
+/// When the image is not built, or Helm fails.
+pub fn install(lab: &Lab) -> Result<()> {
+    let image = tree().join("target/images/fairlead.tar");
+    if !image.is_file() {
+        return Err(LabError::Refused(format!(
+            "{} is missing: run `make images`",
+            image.display()
+        )));
+    }
+    lab.load_image(&image)?;
+    let chart = tree().join("charts/fairlead");
+    let arguments = [
+        "upgrade",
+        "--install",
+        RELEASE,
+        &chart.to_string_lossy(),
+        "-n",
+        NAMESPACE,
+        "--create-namespace",
+    ];
+    run(&mut lab.helm(arguments)?).map(drop)
+}
+
+/// Waits until the controller and all speakers and node agents are ready.
+///
+/// # Errors
+/// With what is not ready yet.
+pub fn wait_ready(cluster: &Cluster, limit: Duration) -> Result<()> {
+    wait_for("Fairlead to be ready", limit, || {
+        let apps = format!("/apis/apps/v1/namespaces/{NAMESPACE}");
+        let get = |path: String| cluster.get(&path).map_err(|error| error.to_string());
+        let controller = get(format!("{apps}/deployments/{RELEASE}-controller"))?.unwrap_or_default();
+        if controller["status"]["readyReplicas"] != 1 {
+            return Err(format!("controller: {}", controller["status"]));
+        }
+        for name in ["speaker", "node-agent"] {
+            let set = get(format!("{apps}/daemonsets/{RELEASE}-{name}"))?.unwrap_or_default();
+            let status = &set["status"];
+            let wanted = &status["desiredNumberScheduled"];
+            let current = status["observedGeneration"] == set["metadata"]["generation"];
+            if wanted.as_i64().unwrap_or(0) == 0
+                || &status["numberReady"] != wanted
+                || &status["updatedNumberScheduled"] != wanted
+                || !current
+            {
+                return Err(format!("{name}: {status}"));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The pod of a component (`speaker`, `node-agent`, `controller`) on a node, or anywhere.
+///
+/// # Errors
+/// When there is not exactly one that is not ending.
+pub fn pod_of(cluster: &Cluster, component: &str, node: Option<&str>) -> Result<Value> {
+    let selector = format!("labelSelector=app.kubernetes.io/component={component}");
+    let pods = cluster.list(&format!("/api/v1/namespaces/{NAMESPACE}/pods?{selector}"))?;
+    let mut found: Vec<Value> = pods
+        .into_iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .filter(|pod| node.is_none_or(|node| pod["spec"]["nodeName"] == node))
+        .collect();
+    match (found.pop(), found.len()) {
+        (Some(pod), 0) => Ok(pod),
+        (_, others) => Err(LabError::Refused(format!(
+            "{others} or no pods of {component} on {node:?}"
+        ))),
+    }
+}
+
+/// Uninstalls the release, which waits for its own clean-up.
+///
+/// # Errors
+/// When Helm fails.
+pub fn uninstall(lab: &Lab) -> Result<String> {
+    run(&mut lab.helm(["uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "3m"])?)
+}

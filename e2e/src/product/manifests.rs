@@ -1,0 +1,58 @@
+//! Objects that tests apply.
+
+use serde_json::{Value, json};
+
+use crate::images::AGNHOST;
+
+/// An `AddressPool`.
+pub fn pool(name: &str, addresses: &[&str]) -> Value {
+    json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": "AddressPool",
+        "metadata": {"name": name}, "spec": {"addresses": addresses},
+    })
+}
+
+/// An `L2Advertisement` of one pool by all nodes.
+pub fn advertisement(name: &str, pool: &str) -> Value {
+    json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": "L2Advertisement",
+        "metadata": {"name": name}, "spec": {"addressPools": [pool]},
+    })
+}
+
+/// A namespace.
+pub fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+/// A LoadBalancer Service `namespace/name` on port 80 for pods with label `app: <name>`; `policy` is its
+/// externalTrafficPolicy.
+pub fn service(namespace: &str, name: &str, policy: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {
+            "type": "LoadBalancer", "externalTrafficPolicy": policy, "selector": {"app": name},
+            "ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}],
+        },
+    })
+}
+
+/// A web server `<app>-<node>` on one node. When it is deleted it goes on answering for 5 s, as a server that ends
+/// gracefully does.
+pub fn web_pod(namespace: &str, app: &str, node: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": format!("{app}-{node}"), "labels": {"app": app}},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 10,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{
+                "name": "web", "image": AGNHOST,
+                "args": ["netexec", "--http-port=8080", "--delay-shutdown=5"],
+                "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+            }],
+        },
+    })
+}

@@ -1,0 +1,17 @@
+//! End-to-end tests of Fairlead on a lab: `FAIRLEAD_LAB=NAME cargo test --features cluster --test product`.
+//!
+//! Each test shows what it claims by packets. They share one cluster and one installation and must run one at a time.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, with what it saw"
+)]
+
+mod product {
+    mod addresses;
+    mod announcing;
+    mod chart;
+    mod failover;
+    mod fixture;
+    mod forwarding;
+}
