@@ -1,2 +1,210 @@
-//! Placeholder.
-fn main() {}
+//! Gives external addresses to Services of type LoadBalancer, and keeps the conditions of all objects of Fairlead.
+
+mod announced;
+mod events;
+mod index;
+mod leave;
+mod metrics;
+mod planner;
+mod quiet;
+mod status;
+mod view;
+mod writer;
+mod writes;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use fairlead_api::{AddressPool, L2Advertisement, NodeState, convert};
+use fairlead_runtime::leaving::is_leaving;
+use fairlead_runtime::watch::{Guarded, Shared, config, follow};
+use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, init, serve_http, shutdown};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
+use kube::api::Api;
+use kube::runtime::watcher;
+use prometheus_client::registry::Registry;
+
+use crate::events::Events;
+use crate::index::{AdvertisementEntry, Index, PoolEntry, ServiceEntry};
+use crate::metrics::Metrics;
+use crate::planner::Planner;
+use crate::view::NodeView;
+use crate::writer::Writer;
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7670);
+
+/// The controller of Fairlead: gives external addresses to Services of type LoadBalancer.
+///
+/// Run one at a time. It changes nothing before it has read everything, keeps what was assigned across restarts, and
+/// says in conditions and events of the Service why one has no address or is announced by no node.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead-controller", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Name of this pod, for events
+    #[arg(
+        long,
+        env = "POD_NAME",
+        default_value = "fairlead-controller",
+        value_name = "NAME"
+    )]
+    pod_name: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prepares the removal of the installation: every node withdraws its addresses and removes its rules, then the
+    /// statuses of Services are cleaned. Meant for the chart's pre-delete hook
+    Leave(LeaveArguments),
+}
+
+#[derive(Debug, Args)]
+struct LeaveArguments {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// How long to wait for the nodes, such as 60s or 2m; after it the removal goes on without those that are silent
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
+    timeout: Duration,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Leave(leave)) => {
+            init(&leave.common);
+            leave::leave(client().await?, &leave.common, leave.timeout).await
+        }
+        None => control(arguments).await,
+    }
+}
+
+async fn control(arguments: Arguments) -> anyhow::Result<()> {
+    let common = &arguments.common;
+    init(common);
+    let readiness = Readiness::new();
+    let unready = readiness.guard("the first list of all kinds");
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
+    let server = serve_http(common.listen.unwrap_or(DEFAULT_LISTEN), readiness, registry).await?;
+
+    let client = client().await?;
+    let index = Shared::new(Index::default());
+    watch(&client, &index, common);
+    let writer = Writer {
+        client: client.clone(),
+        index,
+        events: Events::start(client, arguments.pod_name, Arc::clone(&metrics)),
+        metrics,
+    };
+    let planner = Planner::new(class_policy(common));
+    tokio::select! {
+        () = writer.run(planner, unready) => shutdown().await?,
+        ended = shutdown() => ended?,
+    }
+    server.abort();
+    Ok(())
+}
+
+/// Starts one watch a kind.
+fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs) {
+    let all = |client: &kube::Client| client.clone();
+    let services: Api<Guarded<Service>> = Api::all(all(client));
+    tokio::spawn(follow(
+        services,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.services,
+        ServiceEntry::new,
+    ));
+    let pools: Api<Guarded<AddressPool>> = Api::all(all(client));
+    tokio::spawn(follow(
+        pools,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.pools,
+        PoolEntry::new,
+    ));
+    let advertisements: Api<Guarded<L2Advertisement>> = Api::all(all(client));
+    tokio::spawn(follow(
+        advertisements,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.advertisements,
+        AdvertisementEntry::new,
+    ));
+    let nodes: Api<Guarded<Node>> = Api::all(all(client));
+    tokio::spawn(follow(
+        nodes,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.nodes,
+        convert::node,
+    ));
+    let states: Api<Guarded<NodeState>> = Api::all(all(client));
+    tokio::spawn(follow(
+        states,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.views,
+        NodeView::new,
+    ));
+    let state: Api<Guarded<ConfigMap>> = Api::namespaced(client.clone(), &common.namespace);
+    let only = watcher::Config {
+        field_selector: Some(format!("metadata.name={}", common.state_configmap)),
+        ..config()
+    };
+    tokio::spawn(follow(
+        state,
+        only,
+        index.clone(),
+        |i: &mut Index| &mut i.leaving,
+        |map| Some(is_leaving(map)),
+    ));
+}
+
+/// A whole number of seconds or minutes.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        _ => return Err("write it as 60s or 2m".to_owned()),
+    };
+    let number: u32 = number.parse().map_err(|_| "write it as 60s or 2m".to_owned())?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+        let arguments = Arguments::parse_from(["x", "leave", "--namespace", "n", "--timeout", "2m"]);
+        let Some(Command::Leave(leave)) = arguments.command else {
+            panic!("not leave: {arguments:?}")
+        };
+        assert_eq!(
+            (leave.common.namespace.as_str(), leave.timeout.as_secs()),
+            ("n", 120)
+        );
+        let arguments = Arguments::parse_from(["x", "--serve-classless", "false"]);
+        assert!(arguments.command.is_none() && !arguments.common.serve_classless);
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("60s"), Ok(Duration::from_secs(60)));
+        for text in ["", "60", "s", "-1s", "1h", "1ä"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -48,7 +48,8 @@ pub fn follow_leaving(client: Client, namespace: &str, name: &str) -> watch::Rec
     receiver
 }
 
-fn is_leaving(map: &ConfigMap) -> bool {
+/// Does the ConfigMap mark the installation as being removed?
+pub fn is_leaving(map: &ConfigMap) -> bool {
     map.data
         .as_ref()
         .and_then(|data| data.get(KEY))

@@ -1,0 +1,174 @@
+//! Keeps hand-overs quiet. Between the old owner's report that it has stopped and the new owner's that it has begun
+//! there is a moment in which nobody announces; only one that lasts is worth a condition and an event.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use fairlead_core::model::ServiceKey;
+use fairlead_core::reason::Reason;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::announced::Announcement;
+
+/// A Service that nobody announces for longer than this is worth telling.
+pub const LASTING: Duration = Duration::from_secs(2);
+
+/// Since when Services with an address have been announced by nobody.
+#[derive(Debug, Default)]
+pub struct Quiet {
+    silent: BTreeMap<ServiceKey, Silence>,
+}
+
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    /// The reason that the user has been warned of.
+    warned: Option<Reason>,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The condition may say what was observed; otherwise it stays as it is for the time being.
+    pub tell: bool,
+    /// Warn of the reason, now.
+    pub warn: bool,
+}
+
+impl Quiet {
+    /// Judges what was observed of a Service that has an address; `written` is the condition `Announced` that it carries.
+    pub fn judge(
+        &mut self,
+        key: &ServiceKey,
+        written: Option<&Condition>,
+        observed: &Announcement,
+        now: Instant,
+    ) -> Judgement {
+        let Announcement::Nobody(refusal) = observed else {
+            self.silent.remove(key);
+            return Judgement {
+                tell: true,
+                warn: false,
+            };
+        };
+        let silence = self.silent.entry(key.clone()).or_insert_with(|| Silence {
+            since: now,
+            // After a restart: what the condition says, the user has been told.
+            warned: written
+                .filter(|condition| condition.status == "False")
+                .and_then(|condition| {
+                    let known = Reason::ALL
+                        .iter()
+                        .find(|reason| reason.as_str() == condition.reason);
+                    known.copied()
+                }),
+        });
+        let lasting = now.saturating_duration_since(silence.since) >= LASTING;
+        let warn = lasting && silence.warned != Some(refusal.reason);
+        if warn {
+            silence.warned = Some(refusal.reason);
+        }
+        Judgement {
+            tell: lasting || written.is_none_or(|condition| condition.status != "True"),
+            warn,
+        }
+    }
+
+    /// Forgets a Service that has no address any more.
+    pub fn forget(&mut self, key: &ServiceKey) {
+        self.silent.remove(key);
+    }
+
+    /// Forgets all Services but these.
+    pub fn retain(&mut self, keep: impl Fn(&ServiceKey) -> bool) {
+        self.silent.retain(|key, _| keep(key));
+    }
+
+    /// When something becomes worth telling that is not yet.
+    pub fn wake(&self, now: Instant) -> Option<Instant> {
+        let due = self.silent.values().map(|silence| silence.since + LASTING);
+        due.filter(|at| *at > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairlead_api::conditions::{ANNOUNCED, condition};
+    use fairlead_core::model::NodeName;
+    use fairlead_core::reason::Refusal;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn nobody(reason: Reason) -> Announcement {
+        Announcement::Nobody(Refusal::new(reason, "because"))
+    }
+
+    fn somebody() -> Announcement {
+        Announcement::By(vec![("192.0.2.1".parse().unwrap(), NodeName::from("n"))])
+    }
+
+    fn written(status: bool, reason: Reason) -> Condition {
+        let now = Time(Timestamp::UNIX_EPOCH);
+        condition(ANNOUNCED, status, &Refusal::new(reason, ""), None, now)
+    }
+
+    const WAIT: Judgement = Judgement {
+        tell: false,
+        warn: false,
+    };
+    const TELL: Judgement = Judgement {
+        tell: true,
+        warn: false,
+    };
+    const WARN: Judgement = Judgement {
+        tell: true,
+        warn: true,
+    };
+
+    #[test]
+    fn a_hand_over_makes_no_noise_and_a_lasting_silence_warns_once_a_reason() {
+        let (mut quiet, key, start) = (Quiet::default(), ServiceKey::new("a", "b"), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let announced = written(true, Reason::Announced);
+        let mut judge = |observed: &Announcement, ms| {
+            let judgement = quiet.judge(&key, Some(&announced), observed, at(ms));
+            (judgement, quiet.wake(at(ms)))
+        };
+        assert_eq!(judge(&somebody(), 0), (TELL, None));
+        assert_eq!(judge(&nobody(Reason::NotElected), 10), (WAIT, Some(at(2010))));
+        assert_eq!(judge(&somebody(), 1900), (TELL, None));
+        assert_eq!(judge(&nobody(Reason::ProbeFailed), 2000), (WAIT, Some(at(4000))));
+        assert_eq!(judge(&nobody(Reason::NoEndpoint), 3999), (WAIT, Some(at(4000))));
+        assert_eq!(judge(&nobody(Reason::NoEndpoint), 4000), (WARN, None));
+        assert_eq!(judge(&nobody(Reason::NoEndpoint), 5000), (TELL, None));
+        assert_eq!(judge(&nobody(Reason::ProbeFailed), 6000), (WARN, None));
+        assert_eq!(judge(&somebody(), 7000), (TELL, None));
+    }
+
+    #[test]
+    fn a_new_service_is_told_at_once_and_warned_of_later() {
+        let (mut quiet, key, start) = (Quiet::default(), ServiceKey::new("a", "b"), Instant::now());
+        assert_eq!(quiet.judge(&key, None, &nobody(Reason::NoSpeaker), start), TELL);
+        let refused = written(false, Reason::NotAssigned);
+        let later = start + LASTING;
+        assert_eq!(
+            quiet.judge(&key, Some(&refused), &nobody(Reason::ProbePending), later),
+            WARN
+        );
+    }
+
+    #[test]
+    fn a_restart_repeats_no_warning() {
+        let (mut quiet, key, start) = (Quiet::default(), ServiceKey::new("a", "b"), Instant::now());
+        let told = written(false, Reason::ProbeFailed);
+        assert_eq!(
+            quiet.judge(&key, Some(&told), &nobody(Reason::ProbeFailed), start),
+            TELL
+        );
+        assert_eq!(
+            quiet.judge(&key, Some(&told), &nobody(Reason::ProbeFailed), start + LASTING),
+            TELL
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! A `NodeState` reduced to what the status of Services is made from. Its heartbeat is not part of it, so that a
+//! record which only goes on beating changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use fairlead_api::NodeState;
+use fairlead_core::model::NodeName;
+use fairlead_core::reason::Reason;
+
+/// What one node says of addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// The node.
+    pub node: NodeName,
+    /// The addresses it announces, with the epoch of its claim: of two nodes the higher one is the owner.
+    pub announced: BTreeMap<IpAddr, i64>,
+    /// The addresses that it does not announce, with the reason and its sentence.
+    pub held_back: BTreeMap<IpAddr, (Reason, String)>,
+}
+
+impl NodeView {
+    /// From the object. A reason that this version does not know is passed over.
+    pub fn new(object: &NodeState) -> Option<Self> {
+        let node = NodeName(object.metadata.name.clone()?);
+        let status = object.status.clone().unwrap_or_default();
+        let claims: BTreeMap<IpAddr, i64> = status
+            .candidacy
+            .candidacies
+            .iter()
+            .filter_map(|candidacy| Some((candidacy.address, candidacy.claim?)))
+            .collect();
+        let announced = status
+            .announced
+            .iter()
+            .map(|announced| {
+                (
+                    announced.address,
+                    claims.get(&announced.address).copied().unwrap_or(0),
+                )
+            })
+            .collect();
+        let mut held_back: BTreeMap<IpAddr, (Reason, String)> = BTreeMap::new();
+        for group in &status.held_back {
+            let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == group.reason) else {
+                continue;
+            };
+            for held in &group.addresses {
+                let entry = (*reason, held.message.clone());
+                let known = held_back.entry(held.address).or_insert_with(|| entry.clone());
+                if known.0 < *reason {
+                    *known = entry;
+                }
+            }
+        }
+        Some(Self {
+            node,
+            announced,
+            held_back,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn state(sequence: i64, claim: Option<i64>) -> NodeState {
+        serde_json::from_value(json!({
+            "apiVersion": "fairlead.dev/v1alpha1", "kind": "NodeState", "metadata": {"name": "n1"}, "spec": {},
+            "status": {
+                "candidacy": {"version": 1, "incarnation": 5, "sequence": sequence, "candidacies": [
+                    {"address": "192.0.2.1", "claim": claim}, {"address": "192.0.2.2"},
+                ]},
+                "announced": [{
+                    "address": "192.0.2.1", "service": "default/a", "interfaces": ["eth0"],
+                    "since": "2026-01-01T00:00:00Z",
+                }],
+                "heldBack": [
+                    {"reason": "NotElected", "count": 1, "addresses": [{
+                        "address": "192.0.2.2", "service": "default/b", "message": "node n2 announces it",
+                        "since": "2026-01-01T00:00:00Z",
+                    }]},
+                    {"reason": "FromTheFuture", "count": 1, "addresses": [{
+                        "address": "192.0.2.3", "service": "default/c", "message": "?",
+                        "since": "2026-01-01T00:00:00Z",
+                    }]},
+                ],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_heartbeat_is_no_change_and_a_claim_is() {
+        let view = |sequence, claim| NodeView::new(&state(sequence, claim)).unwrap();
+        assert_eq!(view(1, Some(3)), view(2, Some(3)));
+        assert_ne!(view(1, Some(3)), view(1, Some(4)));
+    }
+
+    #[test]
+    fn keeps_announcements_and_known_reasons() {
+        let view = NodeView::new(&state(1, Some(3))).unwrap();
+        assert_eq!(
+            view.announced,
+            BTreeMap::from([("192.0.2.1".parse().unwrap(), 3)])
+        );
+        assert_eq!(
+            view.held_back,
+            BTreeMap::from([(
+                "192.0.2.2".parse().unwrap(),
+                (Reason::NotElected, "node n2 announces it".to_owned())
+            )])
+        );
+    }
+}
