@@ -78,7 +78,7 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
         tell(&engine, &wiring.report);
     }
     leave(&mut engine, &mut wiring).await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The installation is being removed: withdraw, then unprogram. The speaker withdraws; we wait for it, not for ever.

@@ -1,0 +1,8 @@
+//! What the tests share.
+
+// Each test program uses another part of it.
+#![allow(dead_code, reason = "each test program uses another part")]
+
+pub mod objects;
+#[cfg(feature = "netns")]
+pub mod topology;
