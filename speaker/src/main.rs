@@ -1,2 +1,197 @@
-//! Placeholder.
-fn main() {}
+//! The program `fairlead-speaker`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use fairlead_core::model::NodeName;
+use fairlead_runtime::link::SOCKET;
+use fairlead_runtime::{
+    CommonArgs, Readiness, class_policy, client, follow_leaving, init, serve_http, shutdown,
+};
+use fairlead_speaker::engine::{self, Settings};
+use fairlead_speaker::health::{self, ProxyHealth, Thresholds};
+use fairlead_speaker::l2::ArpSocket;
+use fairlead_speaker::metrics::Metrics;
+use prometheus_client::registry::Registry;
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7671);
+
+/// The speaker of Fairlead: announces external addresses from this node.
+///
+/// One runs on every node, in the node's network. It announces an address by ARP while the node agent has programmed it
+/// and the node's own health probe passes, and while this node is elected among all that offer themselves.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead-speaker", version)]
+struct Arguments {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Name of the Node object of this node
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node_name: String,
+    /// Socket of the node agent
+    #[arg(long, default_value = SOCKET, value_name = "PATH")]
+    agent_socket: PathBuf,
+    /// From one probe of a target to the next, such as 500ms
+    #[arg(long, default_value = "500ms", value_parser = duration, value_name = "TIME")]
+    probe_interval: Duration,
+    /// How long a probe may take
+    #[arg(long, default_value = "400ms", value_parser = duration, value_name = "TIME")]
+    probe_timeout: Duration,
+    /// Failed probes in a row that withdraw an address
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    probe_failure_threshold: u32,
+    /// Good probes in a row that admit a target at first
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    probe_success_threshold: u32,
+    /// Good probes in a row that admit a target again after it failed
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    probe_readmission_threshold: u32,
+    /// Port of the node's InternalIP on which the service proxy answers /healthz
+    #[arg(long, default_value_t = 10256, value_parser = clap::value_parser!(u16).range(1..), value_name = "PORT")]
+    proxy_health_port: u16,
+    /// URL of the service proxy's health, for proxies that do not answer on the InternalIP
+    #[arg(long, value_parser = http_url, conflicts_with = "proxy_health_port", value_name = "URL")]
+    proxy_health_url: Option<String>,
+    /// How long addresses are handed over to other nodes when the speaker is asked to end
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
+    handover_timeout: Duration,
+}
+
+impl Arguments {
+    fn settings(&self) -> Settings {
+        let proxy = match &self.proxy_health_url {
+            Some(url) => ProxyHealth::Url(url.clone()),
+            None => ProxyHealth::Port(self.proxy_health_port),
+        };
+        Settings {
+            me: NodeName(self.node_name.clone()),
+            class: class_policy(&self.common),
+            agent_socket: self.agent_socket.clone(),
+            health: health::Settings {
+                interval: self.probe_interval,
+                timeout: self.probe_timeout,
+                thresholds: Thresholds {
+                    failure: self.probe_failure_threshold,
+                    admission: self.probe_success_threshold,
+                    readmission: self.probe_readmission_threshold,
+                },
+                proxy,
+            },
+            handover_timeout: self.handover_timeout,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    init(&arguments.common);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = arguments.node_name,
+        "speaker starts"
+    );
+    // Found out now, in one sentence, instead of at the first address.
+    ArpSocket::permitted().context("no raw sockets: the speaker needs the capability NET_RAW")?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let readiness = Readiness::new();
+    // The server is up first, so that its absence never hides what is awaited.
+    let waiting = readiness.guard("API server");
+    let listen = arguments.common.listen.unwrap_or(DEFAULT_LISTEN);
+    let server = serve_http(listen, readiness.clone(), registry).await?;
+    let client = client().await?;
+    drop(waiting);
+    let leaving = follow_leaving(
+        client.clone(),
+        &arguments.common.namespace,
+        &arguments.common.state_configmap,
+    );
+    let asked_to_end = shutdown_or_never();
+    engine::run(
+        client,
+        arguments.settings(),
+        leaving,
+        &readiness,
+        metrics,
+        asked_to_end,
+    )
+    .await?;
+    server.abort();
+    tracing::info!("speaker ends");
+    Ok(())
+}
+
+async fn shutdown_or_never() {
+    if let Err(error) = shutdown().await {
+        tracing::error!(%error, "cannot listen for signals");
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A time such as `500ms` or `5s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, Duration::from_millis(1)),
+        (None, Some(number)) => (number, Duration::from_secs(1)),
+        (None, None) => return Err("expected a number followed by ms or s".into()),
+    };
+    match number.parse::<u32>() {
+        Ok(0) => Err("must be more than zero".into()),
+        Ok(number) => unit.checked_mul(number).ok_or_else(|| "too long".into()),
+        Err(error) => Err(format!("{number:?}: {error}")),
+    }
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    if text.starts_with("http://") {
+        Ok(text.to_owned())
+    } else {
+        Err("must begin with http://".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments() {
+        Arguments::command().debug_assert();
+        let parse = |extra: &[&str]| {
+            Arguments::try_parse_from(["fairlead-speaker", "--node-name=n1"].iter().chain(extra))
+        };
+        let settings = parse(&[]).unwrap().settings();
+        assert_eq!(settings.health.proxy, ProxyHealth::Port(10256));
+        assert_eq!(settings.handover_timeout, Duration::from_secs(5));
+        // What a withdrawal may take at the most: every failing probe at its latest, the last one hanging.
+        let health = settings.health;
+        assert!(health.interval * health.thresholds.failure + health.timeout <= Duration::from_millis(1500));
+        let url = "--proxy-health-url=http://127.0.0.1:9879/healthz";
+        assert!(matches!(
+            parse(&[url]).unwrap().settings().health.proxy,
+            ProxyHealth::Url(_)
+        ));
+        for bad in [
+            "--proxy-health-url=https://x",
+            "--probe-interval=0s",
+            "--probe-interval=5",
+            "--probe-failure-threshold=0",
+        ] {
+            assert!(parse(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        for bad in ["", "5", "s", "-1s", "0s", "1m", "5000000000s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

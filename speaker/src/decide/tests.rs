@@ -1,0 +1,329 @@
+use super::*;
+use crate::index::Peer;
+use fairlead_core::announce::{Candidacy, Record, Verdict};
+use fairlead_core::config::{RawAdvertisement, RawPool};
+use fairlead_core::model::{
+    AssignedRecord, Node, Protocol, Service, ServicePort, ServiceType, Slice, SliceEndpoint, SlicePort,
+    TrafficPolicy,
+};
+use fairlead_runtime::link::{AddressReport, AgentReport, AgentView};
+
+use crate::links::Link;
+
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+fn vip(last: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, last])
+}
+
+fn service(name: &str, last: u8) -> Service {
+    Service {
+        key: ServiceKey::new("default", name),
+        uid: name.into(),
+        created: 0,
+        deleting: false,
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        families: vec![Family::V4],
+        requested: None,
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
+        client_ip_affinity: false,
+        source_ranges: vec![],
+        ingress: vec![vip(last)],
+        foreign_ingress: false,
+        assigned: Some(AssignedRecord {
+            addresses: vec![(vip(last), "pool".into())],
+            since: 1,
+        }),
+    }
+}
+
+/// Everything is in order on node `me` for the Services `a` (.1) and `b` (.2).
+fn index() -> Index {
+    let mut index = Index::default();
+    for (name, last) in [("a", 1), ("b", 2)] {
+        index
+            .services
+            .apply(&format!("default/{name}"), Some(service(name, last)));
+        let slice = Slice {
+            service: ServiceKey::new("default", name),
+            family: Family::V4,
+            ports: vec![SlicePort {
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                port: 8080,
+            }],
+            endpoints: vec![SliceEndpoint {
+                address: "10.0.0.1".parse().unwrap(),
+                node: None,
+                ready: true,
+                serving: true,
+                terminating: false,
+            }],
+        };
+        index.slices.apply(&format!("default/{name}"), Some(slice));
+    }
+    let node = Node {
+        name: "me".into(),
+        uid: "uid".into(),
+        labels: BTreeMap::new(),
+        internal_ips: vec![vip(11)],
+        addresses: vec![vip(11)],
+        pod_cidrs: vec![],
+        cordoned: false,
+        deleting: false,
+        excluded: false,
+        autoscaler_taint: false,
+        network_unavailable: false,
+    };
+    index.nodes.apply("me", Some(node));
+    let pool = RawPool {
+        name: "pool".into(),
+        created: 0,
+        addresses: vec!["192.0.2.1-192.0.2.9".into()],
+    };
+    index.pools.apply("pool", Some(pool));
+    let advertisement = RawAdvertisement {
+        name: "l2".into(),
+        pools: vec![],
+        nodes: Ok(vec![]),
+        interfaces: vec![],
+    };
+    index.advertisements.apply("l2", Some(advertisement));
+    index
+}
+
+fn publish(index: &mut Index, node: &str, candidacies: &[(u8, Candidacy)]) {
+    let record = Record {
+        candidacies: candidacies.iter().map(|(last, c)| (vip(*last), *c)).collect(),
+        ..Record::default()
+    };
+    let peer = Peer {
+        record,
+        macs: [Mac([2, 0, 0, 0, 0, 9])].into(),
+    };
+    index.states.apply(node, Some(peer));
+}
+
+fn links() -> Links {
+    let link = Link {
+        index: 2,
+        mac: MAC,
+        up: true,
+        subnets: vec!["192.0.2.0/24".parse().unwrap()],
+    };
+    Links::from([("eth0".into(), link)])
+}
+
+struct Run {
+    held: BTreeMap<IpAddr, Hold>,
+    verdict: Verdict,
+    leaving: bool,
+    departing: bool,
+}
+
+fn run() -> Run {
+    Run {
+        held: BTreeMap::new(),
+        verdict: Verdict::Pass,
+        leaving: false,
+        departing: false,
+    }
+}
+
+fn hold(last: u8, claim: i64) -> (IpAddr, Hold) {
+    (vip(last), Hold { claim, losing: None })
+}
+
+fn decided(index: &Index, run: &Run) -> Decision {
+    let now = Instant::now();
+    let mut data_path = Memory::default();
+    let programmed = AddressReport {
+        plan: 1,
+        unapplied_ms: None,
+    };
+    data_path.observe(&AgentView {
+        last: Some(AgentReport {
+            plan: 1,
+            clean: false,
+            addresses: BTreeMap::from([(vip(1), programmed.clone()), (vip(2), programmed)]),
+        }),
+        connected: true,
+        last_seen: Some(now),
+    });
+    decide(
+        index,
+        &Inputs {
+            me: &"me".into(),
+            class: ClassPolicy {
+                serve_classless: true,
+            },
+            links: &links(),
+            data_path: &data_path,
+            verdicts: &Verdicts::from([(ProbeTarget::Proxy { address: vip(11) }, run.verdict.clone())]),
+            live: &["me".into(), "peer".into()].into(),
+            held: &run.held,
+            leaving: run.leaving,
+            departing: run.departing,
+            now,
+            uptime: Duration::from_secs(1),
+        },
+    )
+}
+
+fn reasons(decision: &Decision) -> Vec<(IpAddr, Reason)> {
+    decision
+        .held_back()
+        .into_iter()
+        .map(|(address, _, refusal)| (address, refusal.reason))
+        .collect()
+}
+
+#[test]
+fn nothing_is_announced_before_the_own_record_has_come_back() {
+    let decision = decided(&index(), &run());
+    assert_eq!(decision.plan.candidacies.len(), 2);
+    assert!(decision.wanted(&links()).is_empty());
+    assert_eq!(
+        reasons(&decision),
+        [(vip(1), Reason::NotElected), (vip(2), Reason::NotElected)]
+    );
+    assert_eq!(
+        decision.targets().len(),
+        1,
+        "both addresses share the probe of the proxy"
+    );
+}
+
+#[test]
+fn elected_addresses_are_announced_on_their_interface_and_the_rest_is_explained() {
+    let mut index = index();
+    let plain = Candidacy::default();
+    let owner = Candidacy {
+        claim: Some(4),
+        ..plain
+    };
+    publish(&mut index, "me", &[(1, plain), (2, plain)]);
+    publish(&mut index, "peer", &[(2, owner)]);
+    let foreign = Service {
+        ingress: vec!["8.8.8.8".parse().unwrap()],
+        ..service("c", 3)
+    };
+    index.services.apply("default/c", Some(foreign));
+    let decision = decided(&index, &run());
+    let wanted = decision.wanted(&links());
+    assert_eq!(wanted.keys().collect::<Vec<_>>(), ["eth0"]);
+    let expected = arp::Entry {
+        claim: 1,
+        yielding: false,
+    };
+    assert_eq!(
+        wanted["eth0"].table.addresses,
+        BTreeMap::from([("192.0.2.1".parse().unwrap(), expected)])
+    );
+    assert_eq!((wanted["eth0"].index, wanted["eth0"].mac), (2, MAC));
+    assert_eq!(
+        wanted["eth0"].table.speakers,
+        [MAC, Mac([2, 0, 0, 0, 0, 9])].into()
+    );
+    assert_eq!(
+        reasons(&decision),
+        [
+            (vip(2), Reason::NotElected),
+            ("8.8.8.8".parse().unwrap(), Reason::NotOwned)
+        ]
+    );
+    assert_eq!(decision.contested, BTreeSet::new());
+}
+
+#[test]
+fn a_failing_probe_or_the_removal_of_the_installation_withdraws_at_once() {
+    let mut index = index();
+    let mine = Candidacy {
+        claim: Some(1),
+        ..Candidacy::default()
+    };
+    publish(&mut index, "me", &[(1, mine), (2, mine)]);
+    let held = BTreeMap::from([hold(1, 1), hold(2, 1)]);
+    let announced = |run: Run| {
+        let decision = decided(&index, &run);
+        (decision.announced().count(), decision.plan.candidacies.len())
+    };
+    assert_eq!(
+        announced(Run {
+            held: held.clone(),
+            ..run()
+        }),
+        (2, 2)
+    );
+    let failing = Run {
+        held: held.clone(),
+        verdict: Verdict::Fail("HTTP 503".into()),
+        ..run()
+    };
+    assert_eq!(announced(failing), (0, 0));
+    let leaving = Run {
+        held,
+        leaving: true,
+        ..run()
+    };
+    assert_eq!(announced(leaving), (0, 0));
+}
+
+#[test]
+fn while_yielding_the_address_is_answered_for_but_not_announced_unasked() {
+    let mut index = index();
+    let cordoned = Candidacy {
+        cordoned: true,
+        weight: 0,
+        claim: Some(1),
+    };
+    publish(&mut index, "me", &[(1, cordoned)]);
+    publish(&mut index, "peer", &[(1, Candidacy::default())]);
+    let held = BTreeMap::from([hold(1, 1)]);
+    let decision = decided(&index, &Run { held, ..run() });
+    let entry = decision.wanted(&links())["eth0"].table.addresses[&"192.0.2.1".parse().unwrap()];
+    assert!(entry.yielding);
+    assert_eq!(decision.contested, [vip(1)].into());
+}
+
+#[test]
+fn what_a_speaker_leaves_behind() {
+    let mut index = index();
+    let mine = Candidacy {
+        claim: Some(3),
+        ..Candidacy::default()
+    };
+    publish(&mut index, "me", &[(1, mine), (2, mine)]);
+    publish(&mut index, "peer", &[(2, Candidacy::default())]);
+    let ending = Run {
+        held: BTreeMap::from([hold(1, 3), hold(2, 3)]),
+        departing: true,
+        ..run()
+    };
+    let decision = decided(&index, &ending);
+    assert!(
+        decision
+            .plan
+            .candidacies
+            .values()
+            .all(|c| c.cordoned && c.weight < 0)
+    );
+    assert_eq!(decision.contested, [vip(2)].into());
+    let parting = decision.parting();
+    // Nobody else has the first: the next process goes on with its claim. The second is for the peer to take.
+    assert_eq!(parting.plan.candidacies, BTreeMap::from([(vip(1), mine)]));
+    assert_eq!(parting.announced().count(), 0);
+    assert!(
+        reasons(&parting)
+            .iter()
+            .all(|(_, reason)| *reason == Reason::Leaving)
+    );
+}

@@ -1,0 +1,191 @@
+//! The node's network interfaces, followed by rtnetlink.
+//!
+//! Every notification about a link or an address leads to a new dump of all of them: the dump is the truth, the
+//! notification only says that there is a new one. Lost notifications (the kernel says so) are notifications too.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fairlead_core::announce::Interface;
+use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::l2::Mac;
+
+/// Notifications come in flocks; they are taken together within this time.
+const COALESCE: Duration = Duration::from_millis(10);
+/// Between two attempts when netlink fails.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// An Ethernet interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub index: u32,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Administratively up, with carrier.
+    pub up: bool,
+    /// The subnets of its addresses.
+    pub subnets: Vec<IpNet>,
+}
+
+/// All Ethernet interfaces by name.
+pub type Links = BTreeMap<String, Link>;
+
+/// As the eligibility filter sees them.
+pub fn interfaces(links: &Links) -> BTreeMap<String, Interface> {
+    let interface = |link: &Link| Interface {
+        up: link.up,
+        subnets: link.subnets.clone(),
+    };
+    links
+        .iter()
+        .map(|(name, link)| (name.clone(), interface(link)))
+        .collect()
+}
+
+/// Why the interfaces cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LinksError {
+    /// The netlink socket could not be opened.
+    #[error("cannot open a netlink socket")]
+    Socket(#[from] std::io::Error),
+    /// A dump failed.
+    #[error("cannot list the network interfaces")]
+    Dump(#[from] rtnetlink::Error),
+    /// The netlink connection ended.
+    #[error("the netlink connection ended")]
+    Ended,
+}
+
+/// Follows the interfaces for ever. `None` until they have been listed once.
+pub async fn follow(links: watch::Sender<Option<Links>>) {
+    loop {
+        let Err(error) = follow_once(&links).await;
+        warn!(%error, "cannot follow the network interfaces; trying on with what is known");
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn follow_once(links: &watch::Sender<Option<Links>>) -> Result<std::convert::Infallible, LinksError> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ];
+    // Subscribed before the first dump, so that nothing falls between.
+    let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
+    let connection = AbortOnDrop(tokio::spawn(connection));
+    loop {
+        let now = dump(&handle).await?;
+        links.send_if_modified(|known| {
+            let changed = known.as_ref() != Some(&now);
+            if changed {
+                report(known.as_ref(), &now);
+                *known = Some(now);
+            }
+            changed
+        });
+        if messages.next().await.is_none() || connection.0.is_finished() {
+            return Err(LinksError::Ended);
+        }
+        tokio::time::sleep(COALESCE).await;
+        while let Ok(message) = messages.try_recv() {
+            debug!(payload = ?message.0.header, "netlink");
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn dump(handle: &Handle) -> Result<Links, rtnetlink::Error> {
+    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
+    let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
+    Ok(assemble(&links, &addresses))
+}
+
+fn assemble(links: &[LinkMessage], addresses: &[AddressMessage]) -> Links {
+    let mut subnets: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+    for address in addresses {
+        if let Some(subnet) = subnet(address) {
+            subnets.entry(address.header.index).or_default().push(subnet);
+        }
+    }
+    links
+        .iter()
+        .filter_map(|link| {
+            let flags = link.header.flags;
+            if link.header.link_layer_type != LinkLayerType::Ether || flags.contains(LinkFlags::Noarp) {
+                return None;
+            }
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            })?;
+            let mac = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Address(bytes) => Some(Mac(<[u8; 6]>::try_from(bytes.as_slice()).ok()?)),
+                _ => None,
+            })?;
+            let link = Link {
+                index: link.header.index,
+                mac,
+                up: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
+                subnets: subnets.remove(&link.header.index).unwrap_or_default(),
+            };
+            Some((name, link))
+        })
+        .collect()
+}
+
+/// The subnet of an address. Of a point-to-point address the kernel gives its own end as `Local` and the other end as
+/// `Address`; the prefix belongs to the latter.
+fn subnet(message: &AddressMessage) -> Option<IpNet> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    let address = find(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let net = IpNet::new(address.or(local)?, message.header.prefix_len).ok()?;
+    Some(net.trunc())
+}
+
+/// Logs what changed about interfaces that carry addresses; on a node those of pods come and go all the time.
+fn report(before: Option<&Links>, now: &Links) {
+    let Some(before) = before else {
+        let up: Vec<&str> = now
+            .iter()
+            .filter(|(_, l)| l.up)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        info!(?up, "network interfaces listed");
+        return;
+    };
+    for (name, link) in now {
+        match before.get(name) {
+            Some(old) if old.up != link.up => info!(interface = name, up = link.up, "interface changed"),
+            Some(old) if old != link => debug!(interface = name, ?link, "interface changed"),
+            None => debug!(interface = name, ?link, "interface appeared"),
+            _ => {}
+        }
+    }
+    for name in before.keys().filter(|name| !now.contains_key(*name)) {
+        debug!(interface = name, "interface gone");
+    }
+}

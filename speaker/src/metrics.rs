@@ -1,0 +1,122 @@
+//! Metrics; all names begin with `fairlead_speaker_`.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Labels of probes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ProbeLabels {
+    /// `service` or `proxy`.
+    pub kind: &'static str,
+    /// `success` or `failure`.
+    pub result: &'static str,
+}
+
+/// Labels of what happened with something.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabels {
+    /// What happened.
+    pub result: &'static str,
+}
+
+/// Labels of changes between announcing and not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TransitionLabels {
+    /// `announced` or `withdrawn`.
+    pub to: &'static str,
+}
+
+/// All metrics of the speaker; clones share the values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Addresses that this node announces.
+    pub announced: Gauge,
+    /// Addresses that this node holds back.
+    pub held_back: Gauge,
+    /// Changes between announcing and not.
+    pub transitions: Family<TransitionLabels, Counter>,
+    /// Probes.
+    pub probes: Family<ProbeLabels, Counter>,
+    /// Duration of probes in seconds.
+    pub probe_seconds: Histogram,
+    /// ARP requests by what was done with them: `answered` or `ignored`.
+    pub arp_requests: Family<ResultLabels, Counter>,
+    /// Gratuitous ARP frames sent, and failures to send any frame.
+    pub arp_sent: Family<ResultLabels, Counter>,
+    /// ARP frames in which a stranger uses an address that this node announces.
+    pub conflicts: Counter,
+    /// Writes of the NodeState: `success` or `failure`.
+    pub node_state_writes: Family<ResultLabels, Counter>,
+    /// Speakers that are alive, this one included.
+    pub live_speakers: Gauge,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            announced: Gauge::default(),
+            held_back: Gauge::default(),
+            transitions: Family::default(),
+            probes: Family::default(),
+            probe_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 12)),
+            arp_requests: Family::default(),
+            arp_sent: Family::default(),
+            conflicts: Counter::default(),
+            node_state_writes: Family::default(),
+            live_speakers: Gauge::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("fairlead_speaker");
+        registry.register(
+            "announced_addresses",
+            "Addresses that this node announces",
+            metrics.announced.clone(),
+        );
+        registry.register(
+            "held_back_addresses",
+            "Addresses that this node knows and does not announce",
+            metrics.held_back.clone(),
+        );
+        registry.register(
+            "transitions",
+            "Changes between announcing an address and not",
+            metrics.transitions.clone(),
+        );
+        registry.register("probes", "Health probes", metrics.probes.clone());
+        registry.register(
+            "probe_duration_seconds",
+            "Duration of health probes",
+            metrics.probe_seconds.clone(),
+        );
+        registry.register(
+            "arp_requests",
+            "ARP requests received",
+            metrics.arp_requests.clone(),
+        );
+        registry.register(
+            "gratuitous_arp_frames",
+            "Gratuitous ARP frames sent, by result",
+            metrics.arp_sent.clone(),
+        );
+        registry.register(
+            "arp_conflicts",
+            "ARP frames in which a machine that is no speaker uses an announced address",
+            metrics.conflicts.clone(),
+        );
+        registry.register(
+            "node_state_writes",
+            "Writes of the NodeState",
+            metrics.node_state_writes.clone(),
+        );
+        registry.register(
+            "live_speakers",
+            "Speakers that are alive, this one included",
+            metrics.live_speakers.clone(),
+        );
+        metrics
+    }
+}

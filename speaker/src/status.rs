@@ -1,0 +1,146 @@
+//! The NodeState that tells people, the controller and the other speakers what this node does.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use fairlead_api::NodeStateStatus;
+use fairlead_api::convert::candidacy_record;
+use fairlead_api::node_state::{AnnouncedAddress, DataPathState, HeldBack, HeldBackAddress, NodeInterface};
+use fairlead_core::announce::Record;
+use fairlead_core::reason::Reason;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::datapath::Memory;
+use crate::decide::Decision;
+use crate::links::Links;
+
+/// Hold-backs that are listed, all reasons together; the counts are always complete.
+pub const LISTED: usize = 200;
+
+/// Since when each thing that stands in the status holds.
+#[derive(Clone, Debug, Default)]
+pub struct Since(BTreeMap<(IpAddr, String, String), Timestamp>);
+
+impl Since {
+    /// Continues what an earlier process of this node wrote.
+    pub fn continued(status: &NodeStateStatus) -> Self {
+        let announced = status.announced.iter().map(|entry| {
+            let key = (
+                entry.address,
+                entry.service.clone(),
+                Reason::Announced.to_string(),
+            );
+            (key, entry.since.0)
+        });
+        let held = status.held_back.iter().flat_map(|group| {
+            group.addresses.iter().map(|entry| {
+                let key = (entry.address, entry.service.clone(), group.reason.clone());
+                (key, entry.since.0)
+            })
+        });
+        Self(announced.chain(held).collect())
+    }
+}
+
+/// Writes the status for a decision. The sequence of the record is filled in when it is published.
+pub fn render(
+    decision: &Decision,
+    links: &Links,
+    data_path: &Memory,
+    withdrawn: bool,
+    since: &mut Since,
+    clock: (Instant, Timestamp),
+) -> NodeStateStatus {
+    let mut kept = BTreeMap::new();
+    let mut stamp = |address: IpAddr, service: &str, word: &str| {
+        let key = (address, service.to_owned(), word.to_owned());
+        let at = since.0.get(&key).copied().unwrap_or(clock.1);
+        kept.insert(key, at);
+        Time(at)
+    };
+    let announced: Vec<AnnouncedAddress> = decision
+        .announced()
+        .map(|(address, service, interfaces)| {
+            let service = service.to_string();
+            AnnouncedAddress {
+                address,
+                interfaces: interfaces.iter().cloned().collect(),
+                since: stamp(address, &service, Reason::Announced.as_str()),
+                service,
+            }
+        })
+        .collect();
+    let mut groups: BTreeMap<Reason, Vec<HeldBackAddress>> = BTreeMap::new();
+    for (address, service, refusal) in decision.held_back() {
+        let service = service.to_string();
+        groups.entry(refusal.reason).or_default().push(HeldBackAddress {
+            address,
+            since: stamp(address, &service, refusal.reason.as_str()),
+            service,
+            message: refusal.message,
+        });
+    }
+    since.0 = kept;
+    let held_back_count: usize = groups.values().map(Vec::len).sum();
+    let mut room = LISTED;
+    // Reasons in the order of the enum: `NotElected`, which is no fault, comes last and gets what room is left.
+    let held_back = groups
+        .into_iter()
+        .map(|(reason, mut addresses)| {
+            let count = addresses.len() as i64;
+            addresses.truncate(room);
+            room -= addresses.len();
+            HeldBack {
+                reason: reason.to_string(),
+                count,
+                addresses,
+            }
+        })
+        .collect();
+    NodeStateStatus {
+        candidacy: candidacy_record(&Record {
+            candidacies: decision.plan.candidacies.clone(),
+            ..Record::default()
+        }),
+        announced_count: announced.len() as i64,
+        announced,
+        held_back_count: held_back_count as i64,
+        held_back,
+        data_path: DataPathState {
+            connected: data_path.connected(clock.0),
+            plan: data_path.plan().cast_signed(),
+            programmed: data_path.programmed() as i64,
+            clean: data_path.clean(),
+        },
+        interfaces: links
+            .iter()
+            .filter(|(name, _)| decision.interfaces.contains(*name))
+            .map(|(name, link)| NodeInterface {
+                name: name.clone(),
+                mac: link.mac.to_string(),
+            })
+            .collect(),
+        withdrawn,
+    }
+}
+
+/// Must the new status be written at once? A sentence that reads differently, or a data-path number, can wait for the
+/// next heartbeat.
+pub fn urgent(old: &NodeStateStatus, new: &NodeStateStatus) -> bool {
+    let essence = |status: &NodeStateStatus| {
+        let mut status = status.clone();
+        status.candidacy.incarnation = 0;
+        status.candidacy.sequence = 0;
+        status.data_path.plan = 0;
+        status.data_path.programmed = 0;
+        for group in &mut status.held_back {
+            for entry in &mut group.addresses {
+                entry.message.clear();
+            }
+        }
+        status
+    };
+    essence(old) != essence(new)
+}
