@@ -81,10 +81,19 @@ fn hand_down_controllers(parent: &Path) -> Result<()> {
 }
 
 /// Removes all cgroups of a lab. Its processes must have ended.
-pub(crate) fn remove(lab: &str) -> Result<()> {
+pub(crate) fn remove_all(lab: &str) -> Result<()> {
+    remove(&format!("fairlead-lab-{lab}"))
+}
+
+/// Removes the cgroups of a node, as a power cycle does. A kubelet that finds some of dead pods waits for each.
+pub(crate) fn remove_node(lab: &str, node: &str) -> Result<()> {
+    remove(root_of(lab, node).trim_start_matches('/'))
+}
+
+fn remove(path: &str) -> Result<()> {
     // Of every hierarchy: beside v1, runc uses a v2 hierarchy as well if it finds one.
     for hierarchy in mounted()? {
-        let top = hierarchy.at.join(format!("fairlead-lab-{lab}"));
+        let top = hierarchy.at.join(path);
         let begun = Instant::now();
         let limit = Duration::from_secs(10);
         while top.exists() {

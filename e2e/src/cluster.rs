@@ -216,31 +216,48 @@ pub(crate) async fn nodes(client: &Client) -> Result<Vec<(String, bool, String)>
         .collect())
 }
 
-/// Waits until each of `names` is Ready by word of a kubelet that was heard at `since` or later.
-pub(crate) async fn wait_nodes(
-    client: &Client,
-    names: &[String],
-    since: Option<Timestamp>,
-    limit: Duration,
-) -> Result<()> {
+/// A node that is waited for.
+#[derive(Debug, Clone)]
+pub(crate) struct Awaited {
+    pub(crate) name: String,
+    /// Boot ID of its machine: what the API server still holds of an earlier boot does not count.
+    pub(crate) boot_id: String,
+    /// Nor does what was written before this time.
+    pub(crate) since: Option<Timestamp>,
+}
+
+impl Awaited {
+    /// `Ok` when it is Ready, else what is missing.
+    fn check(&self, node: Option<&Node>) -> Result<(), String> {
+        let Some(node) = node else {
+            return Err(format!("{}: no such node", self.name));
+        };
+        let (ready, text, heard) = node_condition(node);
+        let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
+        // Heartbeats are written in whole seconds.
+        let heard_since = heard.map(Timestamp::as_second) >= self.since.map(Timestamp::as_second);
+        if !heard_since || info.is_none_or(|i| i.boot_id != self.boot_id) {
+            Err(format!("{}: not heard of since its start", self.name))
+        } else if ready {
+            Ok(())
+        } else {
+            Err(format!("{}: {text}", self.name))
+        }
+    }
+}
+
+/// Waits until all of `nodes` are Ready.
+pub(crate) async fn wait_nodes(client: &Client, nodes: &[Awaited], limit: Duration) -> Result<()> {
     let api: Api<Node> = Api::all(client.clone());
     until("all nodes to be Ready", limit, || async {
         let list = api
             .list(&ListParams::default())
             .await
             .map_err(|error| error.to_string())?;
-        let mut missing = vec![];
-        for name in names {
-            let state = list.iter().find(|n| n.name_any() == *name).map(node_condition);
-            match state {
-                // Heartbeats are written in whole seconds.
-                Some((true, _, heard))
-                    if heard.map(Timestamp::as_second) >= since.map(Timestamp::as_second) => {}
-                Some((true, ..)) => missing.push(format!("{name}: not heard of since its start")),
-                Some((false, text, _)) => missing.push(format!("{name}: {text}")),
-                None => missing.push(format!("{name}: no such node")),
-            }
-        }
+        let missing: Vec<String> = nodes
+            .iter()
+            .filter_map(|node| node.check(list.iter().find(|n| n.name_any() == node.name)).err())
+            .collect();
         if missing.is_empty() {
             Ok(())
         } else {

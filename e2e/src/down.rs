@@ -16,7 +16,7 @@ pub fn down(name: &str, progress: &Progress) -> Result<()> {
     progress.step(&format!("ending lab {name}"), || {
         forward::end(&paths)?;
         machine::end_all(&paths)?;
-        cgroup::remove(name)?;
+        cgroup::remove_all(name)?;
         paths.remove()
     })
 }

@@ -6,10 +6,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -229,14 +227,10 @@ impl Lab {
         if !self.places().contains(&place) {
             return Err(LabError::Refused(format!("{} is not in this lab", place.name())));
         }
-        if let Some(machine) = Machine::find(&self.paths, place) {
-            machine.id().kill();
-        }
         machine::end(&self.paths, place)?;
         // The kernel takes a dead machine's interfaces apart a moment later; the port must be gone when we return.
-        if let Some((cable, hub)) = cable_of(place)
-            .and_then(|c| Some((Machine::find(&self.paths, c.hub)?, c)))
-            .map(|(h, c)| (c, h))
+        if let Some(cable) = cable_of(place)
+            && let Some(hub) = Machine::find(&self.paths, cable.hub)
         {
             net::remove_cable(&hub, &cable);
         }
@@ -249,18 +243,7 @@ impl Lab {
     /// When it does not come back.
     pub fn power_on(&self, place: Place, progress: &Progress) -> Result<()> {
         let _lock = self.paths.lock()?;
-        let since = Timestamp::now();
-        let started = up::start_place(self, place, progress)?;
-        if let (Place::Node(_), true) = (place, started) {
-            let names = [place.name()];
-            progress.step(&format!("waiting for {} to be Ready", place.name()), || {
-                cluster::block_on(async {
-                    cluster::wait_nodes(&self.kube().await?, &names, Some(since), Duration::from_secs(90))
-                        .await
-                })
-            })?;
-        }
-        Ok(())
+        up::start_place(self, place, progress)
     }
 
     /// Stops the API server where it stands: connections stay, answers do not come.

@@ -27,10 +27,11 @@ const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// Where kube-proxy says whether it is healthy: port on the node's addresses.
 pub(crate) const KUBE_PROXY_HEALTH_PORT: u16 = 10256;
 
-/// Writes the configuration of node `n`'s programs and makes its cgroups.
+/// Writes the configuration of node `n`'s programs and makes its cgroups. The node must be off.
 pub(crate) fn prepare(paths: &Paths, shape: &Shape, n: u8) -> Result<()> {
     let place = Place::Node(n);
     let (own, name) = (paths.machine(place), place.name());
+    cgroup::remove_node(paths.name(), &name)?;
     cgroup::create(paths.name(), &name)?;
     write(&own.join("containerd.toml"), &containerd_toml())?;
     write(&own.join("cni/net.d/10-lab.conflist"), &cni(n).to_string())?;

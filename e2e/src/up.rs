@@ -12,14 +12,15 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    certs, cluster,
+    certs,
+    cluster::{self, Awaited},
     components::Components,
     control_plane::{self, COREDNS_READY_PORT},
     error::{Doing, LabError, Result},
     forward,
     images::agnhost_image,
     lab::Lab,
-    machine::{Machine, ServiceSpec},
+    machine::{self, Machine, ServiceSpec},
     net::{Cables, wait_http_ok},
     node::{self, KUBE_PROXY_HEALTH_PORT},
     parallel,
@@ -76,8 +77,8 @@ pub(crate) fn up(options: &UpOptions, progress: &Progress) -> Result<Lab> {
     Ok(lab)
 }
 
-/// Starts one machine and all its services, if it does not run. Tells whether anything had to be started.
-pub(crate) fn start_place(lab: &Lab, place: Place, progress: &Progress) -> Result<bool> {
+/// Starts one machine and all its services, as far as they do not run, and waits until it works.
+pub(crate) fn start_place(lab: &Lab, place: Place, progress: &Progress) -> Result<()> {
     if !lab.places().contains(&place) {
         return Err(LabError::Refused(format!("{} is not in this lab", place.name())));
     }
@@ -87,26 +88,20 @@ pub(crate) fn start_place(lab: &Lab, place: Place, progress: &Progress) -> Resul
         components: &components,
         progress,
     };
-    let known = lab.machines();
-    let begun = !known.contains_key(&place);
     let machines = run.machines(&[place])?;
     Cables::lay(&lab.paths, &machines)?;
-    let Some(machine) = machines.get(&place) else {
-        return Ok(begun);
-    };
+    let machine = run.need(&machines, place)?;
     match place {
         Place::Node(n) => {
-            run.start_services(machine, vec![node::first(&lab.paths, n)])?;
-            node::wait_containerd(machine)?;
+            let since = Timestamp::now();
+            run.containers(n, machine, &agnhost_image(&components)?)?;
             let started = run.start_services(machine, run.node_services(n))?;
-            node::import_image_once(&lab.paths, machine, &agnhost_image(&components)?)?;
-            Ok(begun || started)
+            progress.step(&format!("waiting for {} to be Ready", place.name()), || {
+                wait_nodes(lab, &[(machine, started.then_some(since))])
+            })
         }
-        Place::ControlPlane => {
-            run.control_plane(machine)?;
-            Ok(begun)
-        }
-        _ => Ok(begun),
+        Place::ControlPlane => run.control_plane(machine),
+        _ => Ok(()),
     }
 }
 
@@ -218,14 +213,13 @@ impl Run<'_> {
                 .map(|(n, m)| scope.spawn(|| self.containers(*n, m, &image)))
                 .collect();
             self.control_plane(control_plane)?;
-            let mut restarted = vec![];
+            let mut awaited = vec![];
             for (n, machine) in &nodes {
                 node::wait_containerd(machine)?;
-                if self.start_services(machine, self.node_services(*n))? {
-                    restarted.push(Place::Node(*n).name());
-                }
+                let started = self.start_services(machine, self.node_services(*n))?;
+                awaited.push((*machine, started.then_some(since)));
             }
-            self.ready(control_plane, &nodes, &restarted, since)?;
+            self.ready(control_plane, &awaited)?;
             images.into_iter().try_for_each(parallel::join)
         })
     }
@@ -253,6 +247,8 @@ impl Run<'_> {
             .step(&format!("starting {} machines", missing.len()), || {
                 parallel::each(&missing, |place| {
                     if let Place::Node(n) = place {
+                        // What is left of one that crashed holds on to its cgroups.
+                        machine::end(paths, *place)?;
                         node::prepare(paths, &self.lab.shape, *n)?;
                     }
                     Machine::start(paths, *place)
@@ -326,35 +322,38 @@ impl Run<'_> {
             .map(drop)
     }
 
-    fn ready(
-        &self,
-        control_plane: &Machine,
-        nodes: &[(u8, &Machine)],
-        restarted: &[String],
-        since: Timestamp,
-    ) -> Result<()> {
+    fn ready(&self, control_plane: &Machine, nodes: &[(&Machine, Option<Timestamp>)]) -> Result<()> {
         let wait = || {
-            cluster::block_on(async {
-                let client = self.lab.kube().await?;
-                let all: Vec<String> = self.lab.nodes().into_iter().map(Place::name).collect();
-                cluster::wait_nodes(&client, restarted, Some(since), LIMIT).await?;
-                cluster::wait_nodes(&client, &all, None, LIMIT).await?;
-                cluster::wait_default_account(&client, LIMIT).await
-            })?;
-            wait_http_ok(control_plane, COREDNS_READY_PORT, "/ready", LIMIT)?;
-            if self.lab.shape.kube_proxy == KubeProxy::None {
-                return Ok(());
-            }
-            nodes
-                .iter()
-                .try_for_each(|(_, machine)| wait_http_ok(machine, KUBE_PROXY_HEALTH_PORT, "/healthz", LIMIT))
+            wait_nodes(self.lab, nodes)?;
+            cluster::block_on(async { cluster::wait_default_account(&self.lab.kube().await?, LIMIT).await })?;
+            wait_http_ok(control_plane, COREDNS_READY_PORT, "/ready", LIMIT)
         };
-        if restarted.is_empty() {
-            return wait();
+        match nodes.iter().filter(|(_, restarted)| restarted.is_some()).count() {
+            0 => wait(),
+            n => self
+                .progress
+                .step(&format!("waiting for {n} nodes to be Ready"), wait),
         }
-        self.progress.step(
-            &format!("waiting for {} nodes to be Ready", restarted.len()),
-            wait,
-        )
     }
+}
+
+/// Waits until nodes are Ready and their kube-proxies healthy. With each node, when its kubelet was started, if it was.
+fn wait_nodes(lab: &Lab, nodes: &[(&Machine, Option<Timestamp>)]) -> Result<()> {
+    let awaited: Vec<Awaited> = nodes
+        .iter()
+        .map(|(machine, since)| {
+            Ok(Awaited {
+                name: machine.place().name(),
+                boot_id: machine.boot_id()?,
+                since: *since,
+            })
+        })
+        .collect::<Result<_>>()?;
+    cluster::block_on(async { cluster::wait_nodes(&lab.kube().await?, &awaited, LIMIT).await })?;
+    if lab.shape.kube_proxy == KubeProxy::None {
+        return Ok(());
+    }
+    nodes
+        .iter()
+        .try_for_each(|(machine, _)| wait_http_ok(machine, KUBE_PROXY_HEALTH_PORT, "/healthz", LIMIT))
 }

@@ -224,7 +224,10 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
             return become_command(open()?.command(place, argv)?);
         }
         Action::Client { at: None, client } => runtime()?.block_on(client::run(&client))?,
-        Action::Client { at: Some(place), client } => measure_at(&open()?, place, &client)?,
+        Action::Client {
+            at: Some(place),
+            client,
+        } => measure_at(&open()?, place, &client)?,
         Action::Logs { who, follow } => return logs(&open()?, &who, follow),
         Action::Kubeconfig { export } => {
             let path = open()?.kubeconfig();

@@ -25,7 +25,7 @@ use crate::{
     error::{Doing, LabError, Result},
     process::{ProcessId, find_marked},
     state::Paths,
-    topology::Place,
+    topology::{MAX_NODES, Place},
 };
 
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ impl Machine {
             place,
             id,
         };
-        (id.is_alive() && machine.ask(&Request::List).is_ok()).then_some(machine)
+        (machine.id.is_alive() && machine.ask(&Request::List).is_ok()).then_some(machine)
     }
 
     /// Starts the machine of `place`; a half-started one is ended first.
@@ -113,6 +113,18 @@ impl Machine {
     /// Its init, as the host sees it. Changes with every start.
     pub fn id(&self) -> ProcessId {
         self.id
+    }
+
+    /// Its boot ID, which is new at every start.
+    ///
+    /// # Errors
+    /// When it does not run any more.
+    pub fn boot_id(&self) -> Result<String> {
+        let path = format!("/proc/{}/root{}", self.id.pid, mounts::BOOT_ID);
+        Ok(fs::read_to_string(&path)
+            .doing(format!("read {path}"))?
+            .trim()
+            .to_owned())
     }
 
     /// A command that runs `argv` inside, in all of the machine's namespaces.
@@ -229,6 +241,8 @@ impl Machine {
 /// [`LabError::Timeout`] when a process survives SIGKILL for ten seconds.
 pub fn end(paths: &Paths, place: Place) -> Result<()> {
     end_marked(paths, &[paths.name(), &place.name()])?;
+    // One that is dying already has lost its command line, and is not gone before all its processes are.
+    recorded(paths, place).map_or(Ok(()), wait_gone)?;
     let _ = fs::remove_file(paths.pid_file(place));
     let _ = fs::remove_file(paths.socket(place));
     Ok(())
@@ -239,7 +253,21 @@ pub fn end(paths: &Paths, place: Place) -> Result<()> {
 /// # Errors
 /// As [`end`].
 pub fn end_all(paths: &Paths) -> Result<()> {
-    end_marked(paths, &[paths.name()])
+    end_marked(paths, &[paths.name()])?;
+    Place::all(MAX_NODES).into_iter().filter_map(|place| recorded(paths, place)).try_for_each(wait_gone)
+}
+
+fn recorded(paths: &Paths, place: Place) -> Option<ProcessId> {
+    serde_json::from_slice(&fs::read(paths.pid_file(place)).ok()?).ok()
+}
+
+fn wait_gone(process: ProcessId) -> Result<()> {
+    let limit = Duration::from_secs(10);
+    if process.wait_gone(limit) {
+        return Ok(());
+    }
+    let what = format!("process {} to end", process.pid);
+    Err(LabError::Timeout { what, after: limit, seen: "it is still there".into() })
 }
 
 fn end_marked(paths: &Paths, marker: &[&str]) -> Result<()> {
@@ -252,16 +280,6 @@ fn end_marked(paths: &Paths, marker: &[&str]) -> Result<()> {
         for process in &found {
             process.kill();
         }
-        for process in found {
-            let limit = Duration::from_secs(10);
-            if !process.wait_gone(limit) {
-                let what = format!("process {} to end", process.pid);
-                return Err(LabError::Timeout {
-                    what,
-                    after: limit,
-                    seen: "it is still there".into(),
-                });
-            }
-        }
+        found.into_iter().try_for_each(wait_gone)?;
     }
 }

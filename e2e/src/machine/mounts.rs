@@ -26,6 +26,9 @@ const KUBELET_SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// Where a machine finds its boot ID, as every Linux program does.
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Gives this process's (new) mount namespace the machine's view. `root` is the lab's state directory, `own` the
 /// machine's part of it, `hosts` the text for `/etc/hosts`.
 pub(super) fn set_up(place: Place, root: &Path, own: &Path, hosts: &str) -> Result<()> {
@@ -121,7 +124,7 @@ fn own_var(root: &Path, own: &Path) -> Result<()> {
 
 /// A boot ID of its own, so that a node which was powered off is seen to have rebooted.
 fn own_identity(place: Place) -> Result<()> {
-    lay_over("kernel/random/boot_id", &new_uuid()?)?;
+    lay_over(BOOT_ID.trim_start_matches("/proc/sys/"), &new_uuid()?)?;
     if matches!(place, Place::Node(_)) {
         for (key, value) in KUBELET_SYSCTLS {
             lay_over(key, value)?;
