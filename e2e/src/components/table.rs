@@ -29,7 +29,7 @@ macro_rules! module {
 }
 
 static KUBE: Module = module!("kube", "go.mod", "go.sum", "main.go");
-static COREDNS: Module = module!("coredns", "go.mod", "go.sum");
+static COREDNS: Module = module!("coredns", "go.mod", "go.sum", "main.go");
 static HELM: Module = module!("helm", "go.mod", "go.sum");
 
 /// Every component, in the order in which they are built: the longest first.
@@ -60,7 +60,7 @@ pub(super) static COMPONENTS: &[Component] = &[
     Component {
         name: "coredns",
         module: &COREDNS,
-        package: "github.com/coredns/coredns",
+        package: ".",
         ldflags: "",
         programs: &[],
     },
