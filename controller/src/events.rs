@@ -22,7 +22,7 @@ const CONTROLLER: &str = "fairlead.dev/controller";
 const SERIES: SignedDuration = SignedDuration::from_mins(6);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Events in waiting; more than so many are dropped and counted.
-const WAITING: usize = 1024;
+const WAITING: usize = 16_384;
 /// The API's limit of an event's text, in bytes.
 const NOTE: usize = 1024;
 

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Nodes that are not Ready get only so long: most likely nothing runs there that could answer.
 const NOT_READY: Duration = Duration::from_secs(5);
 /// For the whole of the cleaning, after the nodes.
-const CLEANING: Duration = Duration::from_secs(60);
+const CLEANING: Duration = Duration::from_secs(30);
 /// For one look at the nodes.
 const ANSWER: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 8;
@@ -69,23 +69,9 @@ pub async fn leave(client: Client, common: &CommonArgs, timeout: Duration) -> an
 async fn mark(client: &Client, namespace: &str, name: &str) -> anyhow::Result<()> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let data = json!({ "data": { KEY: "true" } });
-    let marked = match api
+    let marked = api
         .patch(name, &PatchParams::default(), &Patch::Merge(&data))
-        .await
-    {
-        Err(kube::Error::Api(status)) if status.is_not_found() => {
-            let map = ConfigMap {
-                metadata: kube::api::ObjectMeta {
-                    name: Some(name.to_owned()),
-                    ..Default::default()
-                },
-                data: Some([(KEY.to_owned(), "true".to_owned())].into()),
-                ..ConfigMap::default()
-            };
-            api.create(&PostParams::default(), &map).await
-        }
-        other => other,
-    };
+        .await;
     marked.with_context(|| {
         format!(
             "cannot mark the installation as leaving in ConfigMap {namespace}/{name}; \
@@ -198,9 +184,12 @@ async fn clean(client: &Client) -> anyhow::Result<()> {
         tokio::time::sleep(POLL).await;
     }
     let api: Api<NodeState> = Api::all(client.clone());
-    api.delete_collection(&DeleteParams::default(), &ListParams::default())
-        .await
-        .context("NodeStates")?;
+    for state in api.list(&ListParams::default()).await.context("NodeStates")? {
+        match api.delete(&state.name_any(), &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other.context("NodeStates")?),
+        }
+    }
     Ok(())
 }
 

@@ -113,8 +113,7 @@ async fn control(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Starts one watch a kind.
 fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs) {
-    let all = |client: &kube::Client| client.clone();
-    let services: Api<Guarded<Service>> = Api::all(all(client));
+    let services: Api<Guarded<Service>> = Api::all(client.clone());
     tokio::spawn(follow(
         services,
         config(),
@@ -122,7 +121,7 @@ fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs) {
         |i: &mut Index| &mut i.services,
         ServiceEntry::new,
     ));
-    let pools: Api<Guarded<AddressPool>> = Api::all(all(client));
+    let pools: Api<Guarded<AddressPool>> = Api::all(client.clone());
     tokio::spawn(follow(
         pools,
         config(),
@@ -130,7 +129,7 @@ fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs) {
         |i: &mut Index| &mut i.pools,
         PoolEntry::new,
     ));
-    let advertisements: Api<Guarded<L2Advertisement>> = Api::all(all(client));
+    let advertisements: Api<Guarded<L2Advertisement>> = Api::all(client.clone());
     tokio::spawn(follow(
         advertisements,
         config(),
@@ -138,7 +137,7 @@ fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs) {
         |i: &mut Index| &mut i.advertisements,
         AdvertisementEntry::new,
     ));
-    let nodes: Api<Guarded<Node>> = Api::all(all(client));
+    let nodes: Api<Guarded<Node>> = Api::all(client.clone());
     tokio::spawn(follow(
         nodes,
         config(),
@@ -146,7 +145,7 @@ fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs) {
         |i: &mut Index| &mut i.nodes,
         convert::node,
     ));
-    let states: Api<Guarded<NodeState>> = Api::all(all(client));
+    let states: Api<Guarded<NodeState>> = Api::all(client.clone());
     tokio::spawn(follow(
         states,
         config(),

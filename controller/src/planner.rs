@@ -116,7 +116,10 @@ impl Planner {
                         .all(|(address, _)| entry.service.ingress.contains(address));
                     let written = entry.condition(ANNOUNCED).filter(|_| same);
                     let judgement = self.quiet.judge(key, written, &observed, now);
-                    if let (true, Announcement::Nobody(refusal)) = (judgement.warn, &observed) {
+                    // The note has been told as an event of its own when it was written.
+                    if let (true, Announcement::Nobody(refusal)) = (judgement.warn, &observed)
+                        && note.as_ref() != Some(refusal)
+                    {
                         let notice = Notice::warning("Announce", refusal);
                         step.notices.push((key.clone(), entry.meta.uid.clone(), notice));
                     }

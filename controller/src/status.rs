@@ -92,8 +92,10 @@ pub fn service_change(entry: &ServiceEntry, wanted: Option<&Wanted<'_>>, now: &T
                     format!("assigned {message}"),
                 ));
                 // The transition time of this condition is the age of the record, by which two holders of one
-                // address are told apart: another address is another record.
-                list.retain(|condition| condition.type_ != ASSIGNED);
+                // address are told apart: another address is another record, so the time starts anew.
+                if let Some(old) = list.iter_mut().find(|condition| condition.type_ == ASSIGNED) {
+                    old.status.clear();
+                }
             }
             let reason = note.as_ref().map_or(Reason::Assigned, |note| note.reason);
             let message = note.as_ref().map_or(message.clone(), |note| {

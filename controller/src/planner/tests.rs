@@ -582,10 +582,8 @@ fn a_deleted_pool_drops_no_live_address_and_says_so() {
     assert_eq!(cluster.settle(), [format!("Warning NotOwned: {gone}")]);
     cluster.view("n1", &[], &[]);
     cluster.settle();
-    assert_eq!(
-        cluster.after(2000).settle(),
-        [format!("Warning NotOwned: {gone}")]
-    );
+    // Told once: the condition follows without a second event.
+    assert!(cluster.after(2000).settle().is_empty());
     assert_eq!(cluster.address("a"), Some("192.0.2.0"));
     assert_eq!(
         cluster.condition("a", "Assigned"),

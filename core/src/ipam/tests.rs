@@ -390,10 +390,10 @@ fn what_is_being_given_up_is_held() {
 #[test]
 fn counts_saturate_and_huge_pools_cost_nothing() {
     let config = pools(&[("everything", &["0.0.0.0/0"]), ("six", &["::/1"])]);
-    let services: Vec<Service> = (0..1000).map(|n| service(&format!("s{n:04}"))).collect();
+    let services: Vec<Service> = (0..20_000).map(|n| service(&format!("s{n:05}"))).collect();
     let plan = plan_of(&config, &[], &services);
-    assert_eq!(shown(&plan, "s0999"), "0.0.3.231/everything");
-    assert_eq!(plan.pools["everything"].available, (1 << 32) - 1000);
+    assert_eq!(shown(&plan, "s19999"), "0.0.78.31/everything");
+    assert_eq!(plan.pools["everything"].available, (1 << 32) - 20_000);
     let space = Space::new(&config, Family::V6);
     assert_eq!(space.available(&config.pools["six"], Family::V6), i64::MAX as u64);
     assert_eq!(
