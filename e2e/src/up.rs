@@ -61,6 +61,7 @@ impl UpOptions {
 
 pub(crate) fn up(options: &UpOptions, progress: &Progress) -> Result<Lab> {
     preflight(progress)?;
+    check_in_sight(&Components::cache_to_use()?)?;
     let components = Components::ensure(progress)?;
     let paths = Paths::new(&options.name)?;
     let _lock = paths.lock()?;
@@ -102,6 +103,20 @@ pub(crate) fn start_place(lab: &Lab, place: Place, progress: &Progress) -> Resul
         }
         Place::ControlPlane => run.control_plane(machine),
         _ => Ok(()),
+    }
+}
+
+/// Machines run the built programs where they are, and have directories of their own in some places.
+fn check_in_sight(cache: &Path) -> Result<()> {
+    match ["/run", "/var/run", "/var/lib", "/var/log"]
+        .iter()
+        .find(|hidden| cache.starts_with(hidden))
+    {
+        Some(hidden) => Err(LabError::Refused(format!(
+            "the built programs lie in {}, and machines do not see {hidden}; set FAIRLEAD_LAB_CACHE to another directory",
+            cache.display()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -122,6 +122,14 @@ impl Components {
         }
     }
 
+    /// The directory that [`Components::ensure`] will use.
+    ///
+    /// # Errors
+    /// [`ComponentError::NoCacheDirectory`], or it cannot be made.
+    pub fn cache_to_use() -> Result<PathBuf, ComponentError> {
+        Ok(Cache::open()?.path().to_owned())
+    }
+
     /// The directory in which built programs and images are kept.
     pub fn cache_dir(&self) -> &Path {
         &self.cache
