@@ -158,6 +158,15 @@ enum Action {
     },
     /// Build Kubernetes' programs and the test image, if they are not in the cache yet.
     Build,
+    /// Run one of the lab's programs that needs no cluster, such as `helm lint`; it is built if it is not in the cache.
+    #[command(disable_help_flag = true)]
+    Tool {
+        /// helm, kubectl, …
+        program: String,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     #[command(name = machine::SUBCOMMAND, hide = true)]
     Machine {
         lab: String,
@@ -241,6 +250,11 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
             preflight(&progress)?;
             let components = Components::ensure(&progress)?;
             agnhost_image(&components)?;
+        }
+        Action::Tool { program, arguments } => {
+            let mut command = Command::new(Components::ensure(&progress)?.bin(&program));
+            command.args(arguments);
+            return become_command(command);
         }
         Action::Machine {
             lab,

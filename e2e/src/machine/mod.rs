@@ -254,7 +254,10 @@ pub fn end(paths: &Paths, place: Place) -> Result<()> {
 /// As [`end`].
 pub fn end_all(paths: &Paths) -> Result<()> {
     end_marked(paths, &[paths.name()])?;
-    Place::all(MAX_NODES).into_iter().filter_map(|place| recorded(paths, place)).try_for_each(wait_gone)
+    Place::all(MAX_NODES)
+        .into_iter()
+        .filter_map(|place| recorded(paths, place))
+        .try_for_each(wait_gone)
 }
 
 fn recorded(paths: &Paths, place: Place) -> Option<ProcessId> {
@@ -267,7 +270,11 @@ fn wait_gone(process: ProcessId) -> Result<()> {
         return Ok(());
     }
     let what = format!("process {} to end", process.pid);
-    Err(LabError::Timeout { what, after: limit, seen: "it is still there".into() })
+    Err(LabError::Timeout {
+        what,
+        after: limit,
+        seen: "it is still there".into(),
+    })
 }
 
 fn end_marked(paths: &Paths, marker: &[&str]) -> Result<()> {

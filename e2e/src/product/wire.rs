@@ -8,20 +8,15 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::topology::Place;
 
-/// Asks by ARP who has an address, from a place on the nodes' segment, several times over a second; answers with every
-/// MAC address that replied.
+/// Asks by ARP who has an address, from a place on the nodes' segment, and listens for a second; answers with every MAC
+/// address that replied.
 ///
 /// # Errors
 /// When `arping` cannot be run there.
 pub fn arp_answers(lab: &Lab, from: Place, address: Ipv4Addr) -> Result<BTreeSet<String>> {
     let address = address.to_string();
-    // -b: every request is a broadcast, so that everybody is asked every time and not only the first to answer.
-    let output = lab.exec(
-        from,
-        [
-            "arping", "-b", "-c", "4", "-i", "0.25", "-w", "2", "-I", "eth0", &address,
-        ],
-    )?;
+    // -b: every request is a broadcast, so that all are asked. It would end after -c replies, so that many are allowed.
+    let output = lab.exec(from, ["arping", "-b", "-c", "99", "-w", "1", "-I", "eth0", &address])?;
     Ok(replies(&String::from_utf8_lossy(&output.stdout)))
 }
 
