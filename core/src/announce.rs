@@ -22,5 +22,5 @@ pub use eligibility::{
     Candidate, DataPath, Evaluation, Interface, ProbeTarget, Verdict, View, evaluate, group_slices,
 };
 pub use liveness::{HEARTBEAT, HEARTBEATS_TO_DEATH, Liveness};
-pub use plan::{Hold, Input, Losing, Plan, Standing, YIELD_LIMIT, has_rival, plan};
+pub use plan::{Hold, Input, Losing, Plan, SETTLE, Standing, YIELD_LIMIT, has_rival, plan};
 pub use record::{Candidacy, LAST_RESORT, Record, Records};

@@ -37,6 +37,8 @@ pub struct Inputs<'a> {
     pub live: &'a BTreeSet<NodeName>,
     /// What is announced now.
     pub held: &'a BTreeMap<IpAddr, Hold>,
+    /// Since when candidacies of this node have been out.
+    pub offered: &'a BTreeMap<IpAddr, Duration>,
     /// The installation is being removed.
     pub leaving: bool,
     /// This speaker is shutting down.
@@ -100,6 +102,7 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
         published: &published,
         live: inputs.live,
         held: inputs.held,
+        offered: inputs.offered,
         departing: inputs.departing,
         now: inputs.uptime,
     });
@@ -214,7 +217,7 @@ impl Decision {
 fn not_elected(owner: Option<&NodeName>) -> Refusal {
     let message = match owner {
         Some(owner) => format!("node {owner} is elected"),
-        None => "this node's candidacy has not been published yet".to_owned(),
+        None => "this node's candidacy is new; those of other nodes are awaited".to_owned(),
     };
     Refusal::new(Reason::NotElected, message)
 }

@@ -96,6 +96,7 @@ pub async fn run(
 
     let started = Instant::now();
     let mut speaker = Speaker {
+        offered: BTreeMap::new(),
         held: Hold::continued(&convert::record(&before.candidacy)),
         since: Since::continued(&before),
         liveness: Liveness::new(settings.me.clone(), incarnation),
@@ -166,6 +167,7 @@ enum Next {
 struct Speaker {
     settings: Settings,
     held: BTreeMap<IpAddr, Hold>,
+    offered: BTreeMap<IpAddr, Duration>,
     since: Since,
     liveness: Liveness,
     data_path: Memory,
@@ -213,6 +215,7 @@ impl Speaker {
                 verdicts: &verdicts,
                 live: &live,
                 held: &self.held,
+                offered: &self.offered,
                 leaving: known.leaving,
                 departing: self.departing.is_some(),
                 now,
@@ -236,6 +239,7 @@ impl Speaker {
         self.announcer.apply(&decision.wanted(links));
         self.tell_changes(&decision);
         self.held.clone_from(&decision.plan.held);
+        self.offered.clone_from(&decision.plan.offered);
         let announcing: BTreeSet<IpAddr> = self.held.keys().copied().collect();
         let withdrawn = leaving && announcing.is_empty();
         let ends = match self.departing {

@@ -3,7 +3,7 @@
 //! | elected | I announce | then |
 //! |---|---|---|
 //! | me | yes | go on; raise my claim if somebody else's is not below it |
-//! | me | no | take over with a claim above every claim seen |
+//! | me | no | take over with a claim above every claim seen; if there is none, wait for [`SETTLE`] first |
 //! | another | yes | go on until its record carries a claim not below mine, or [`YIELD_LIMIT`] is over |
 //! | another | no | stay silent |
 //! | nobody (my record is not out yet) | yes | go on |
@@ -22,6 +22,10 @@ use crate::model::NodeName;
 /// How long the previous owner goes on answering while the elected one has not claimed the address.
 pub const YIELD_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long a new candidate waits before it takes an address that nobody has claimed. A new Service makes all nodes
+/// candidates at the same moment; without this each would claim the address until it sees the records of the others.
+pub const SETTLE: Duration = Duration::from_millis(200);
+
 /// What the plan is made of.
 pub struct Input<'a> {
     /// This node.
@@ -34,6 +38,8 @@ pub struct Input<'a> {
     pub live: &'a BTreeSet<NodeName>,
     /// What this node announces now: [`Plan::held`] of the last plan, or [`Hold::continued`] after a restart.
     pub held: &'a BTreeMap<IpAddr, Hold>,
+    /// [`Plan::offered`] of the last plan.
+    pub offered: &'a BTreeMap<IpAddr, Duration>,
     /// This speaker is shutting down: it offers itself only where nobody else does.
     pub departing: bool,
     /// Now, on any monotonic clock.
@@ -85,7 +91,7 @@ pub enum Standing {
         /// The elected owner.
         to: NodeName,
     },
-    /// Do not announce it; the elected owner, if there is one.
+    /// Do not announce it; the elected owner, if that is already sure.
     Standby(Option<NodeName>),
 }
 
@@ -106,6 +112,8 @@ pub struct Plan {
     pub standings: BTreeMap<IpAddr, Standing>,
     /// What is announced from now on; goes into the next plan.
     pub held: BTreeMap<IpAddr, Hold>,
+    /// Since when this node's candidacies have been out; goes into the next plan.
+    pub offered: BTreeMap<IpAddr, Duration>,
     /// What to publish.
     pub candidacies: BTreeMap<IpAddr, Candidacy>,
     /// When to plan again although nothing changes.
@@ -115,8 +123,17 @@ pub struct Plan {
 /// Decides for every candidate address. An address that is not in `input.candidates` is not announced.
 pub fn plan(input: &Input) -> Plan {
     let mut plan = Plan::default();
+    let own = input.published.get(input.me);
     for (&address, candidate) in input.candidates {
-        let (standing, hold) = stand(input, address);
+        let out = own.is_some_and(|record| record.candidacies.contains_key(&address));
+        let offered = out.then(|| input.offered.get(&address).copied().unwrap_or(input.now));
+        let (standing, hold) = stand(input, address, offered);
+        if let Some(since) = offered {
+            plan.offered.insert(address, since);
+            if standing == Standing::Standby(None) {
+                plan.wake = [plan.wake, Some(since + SETTLE)].into_iter().flatten().min();
+            }
+        }
         let claim = standing.claim();
         plan.candidacies.insert(
             address,
@@ -140,7 +157,7 @@ pub fn plan(input: &Input) -> Plan {
     plan
 }
 
-fn stand(input: &Input, address: IpAddr) -> (Standing, Option<Hold>) {
+fn stand(input: &Input, address: IpAddr, offered: Option<Duration>) -> (Standing, Option<Hold>) {
     let elected = elect(address, input.published, input.live);
     let held = input.held.get(&address);
     let owner = |claim| (Standing::Owner { claim }, Some(Hold { claim, losing: None }));
@@ -153,11 +170,14 @@ fn stand(input: &Input, address: IpAddr) -> (Standing, Option<Hold>) {
                 _ => owner(hold.claim),
             }
         }
-        (Some(node), None) if node == input.me => owner(
-            highest_claim(address, input.published.values())
-                .unwrap_or(0)
-                .saturating_add(1),
-        ),
+        (Some(node), None) if node == input.me => {
+            let settled = offered.is_some_and(|since| input.now >= since + SETTLE);
+            match highest_claim(address, input.published.values()) {
+                Some(claim) => owner(claim.saturating_add(1)),
+                None if settled => owner(1),
+                None => (Standing::Standby(None), None),
+            }
+        }
         (Some(node), Some(hold)) => {
             let claim = input.published[node].candidacies[&address].claim;
             let since = match &hold.losing {
@@ -228,6 +248,7 @@ mod tests {
             live: &published.keys().cloned().collect(),
             published: &published,
             held: &held.map(|hold| (vip(), hold)).into_iter().collect(),
+            offered: &BTreeMap::from([(vip(), Duration::ZERO)]),
             departing: false,
             now: Duration::from_secs(now),
         });
@@ -376,6 +397,48 @@ mod tests {
     }
 
     #[test]
+    fn a_new_candidate_waits_before_it_takes_an_unclaimed_address() {
+        let me = NodeName::from("me");
+        let with_claim = |claim| {
+            let record = Record {
+                candidacies: BTreeMap::from([(vip(), candidacy(false, claim))]),
+                ..Record::default()
+            };
+            Records::from([(me.clone(), record)])
+        };
+        let planned = |published: &Records, offered: &BTreeMap<IpAddr, Duration>, now: Duration| {
+            plan(&Input {
+                me: &me,
+                candidates: &BTreeMap::from([(vip(), Candidate::default())]),
+                published,
+                live: &BTreeSet::from([me.clone()]),
+                held: &BTreeMap::new(),
+                offered,
+                departing: false,
+                now,
+            })
+        };
+        let start = Duration::from_secs(5);
+        let unclaimed = with_claim(None);
+        let first = planned(&unclaimed, &BTreeMap::new(), start);
+        assert_eq!(first.standings[&vip()], Standing::Standby(None));
+        assert_eq!((first.offered[&vip()], first.wake), (start, Some(start + SETTLE)));
+        let early = planned(&unclaimed, &first.offered, start + SETTLE / 2);
+        assert_eq!((&early.standings, early.wake), (&first.standings, first.wake));
+        let later = planned(&unclaimed, &early.offered, start + SETTLE);
+        assert_eq!((later.standings[&vip()].clone(), later.wake), (owner(1), None));
+        // A claim that somebody has made, or had when it died, is taken over at once.
+        let claimed = planned(&with_claim(Some(3)), &BTreeMap::new(), start);
+        assert_eq!(claimed.standings[&vip()], owner(4));
+        // Once the candidacy is withdrawn, the time starts again.
+        assert!(
+            planned(&Records::new(), &later.offered, start + SETTLE)
+                .offered
+                .is_empty()
+        );
+    }
+
+    #[test]
     fn what_is_not_eligible_is_not_announced() {
         let me = NodeName::from("me");
         let record = Record {
@@ -388,6 +451,7 @@ mod tests {
             published: &Records::from([(me.clone(), record.clone())]),
             live: &BTreeSet::from([me.clone()]),
             held: &Hold::continued(&record),
+            offered: &BTreeMap::new(),
             departing: false,
             now: Duration::ZERO,
         });
@@ -407,6 +471,7 @@ mod tests {
             published: &Records::from([(me.clone(), claimed.clone())]),
             live: &BTreeSet::from([me.clone()]),
             held: &Hold::continued(&claimed),
+            offered: &BTreeMap::new(),
             departing: true,
             now: Duration::ZERO,
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Candidate, Hold, Input, Record, Records, elect, plan};
+use super::{Candidacy, Candidate, Hold, Input, Record, Records, elect, plan};
 use crate::model::NodeName;
 
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,7 @@ struct Speaker {
     cordoned: bool,
     departing: bool,
     held: BTreeMap<IpAddr, Hold>,
+    offered: BTreeMap<IpAddr, Duration>,
     /// What it would publish now.
     wanted: Record,
     /// What it has published; the others see this, or something older.
@@ -115,6 +116,7 @@ impl Cluster {
                 speaker.seen = seen;
                 speaker.dead.clear();
                 speaker.held = Hold::continued(&speaker.published);
+                speaker.offered.clear();
                 speaker.wanted = Record {
                     incarnation: speaker.published.incarnation + 1,
                     ..Record::default()
@@ -149,6 +151,7 @@ impl Cluster {
             published: &speaker.seen,
             live: &live,
             held: &speaker.held,
+            offered: &speaker.offered,
             departing: speaker.departing,
             now: self.now,
         });
@@ -157,6 +160,7 @@ impl Cluster {
             self.claims += 1;
         }
         speaker.held = next.held;
+        speaker.offered = next.offered;
         speaker.wanted.candidacies = next.candidacies;
     }
 
@@ -202,14 +206,11 @@ impl Cluster {
         (0..self.speakers.len()).filter(able).collect()
     }
 
-    /// Lets every message arrive until nothing changes any more.
+    /// Lets every message arrive until nothing has changed for longer than anybody waits for anything.
     fn settle(&mut self) {
-        for _ in 0..100 {
-            let before: Vec<_> = self
-                .speakers
-                .iter()
-                .map(|s| (s.held.clone(), s.published.candidacies.clone()))
-                .collect();
+        let mut unchanged = Duration::ZERO;
+        for _ in 0..200 {
+            let before = self.visible();
             let all = 0..self.speakers.len();
             for n in all.clone() {
                 self.evaluate(n);
@@ -224,17 +225,23 @@ impl Cluster {
             for n in all {
                 self.evaluate(n);
             }
-            self.now += Duration::from_millis(50);
-            let after: Vec<_> = self
-                .speakers
-                .iter()
-                .map(|s| (s.held.clone(), s.published.candidacies.clone()))
-                .collect();
-            if before == after {
+            let round = Duration::from_millis(50);
+            self.now += round;
+            if before != self.visible() {
+                unchanged = Duration::ZERO;
+                continue;
+            }
+            unchanged += round;
+            if unchanged > super::SETTLE * 2 {
                 return;
             }
         }
         panic!("does not settle: {self:#?}");
+    }
+
+    fn visible(&self) -> Vec<(BTreeMap<IpAddr, Hold>, BTreeMap<IpAddr, Candidacy>)> {
+        let one = |speaker: &Speaker| (speaker.held.clone(), speaker.published.candidacies.clone());
+        self.speakers.iter().map(one).collect()
     }
 
     /// What must hold whenever all have the same view.
@@ -367,6 +374,28 @@ proptest! {
         } else {
             prop_assert!(cluster.claims <= 1, "{} claims: {:#?}", cluster.claims, cluster);
         }
+    }
+
+    /// An address that is new to all nodes at the same moment is claimed once, if records take less than `SETTLE`.
+    #[test]
+    fn a_new_address_is_claimed_once(size in 1usize..=10, last in 1u8..) {
+        let mut cluster = Cluster::new(size, last);
+        for n in 0..size {
+            cluster.apply(&Event::Start(n));
+            cluster.apply(&Event::Eligible(n, true));
+        }
+        // In turn each publishes and looks, before it has heard of those after it.
+        for n in 0..size {
+            cluster.step(&Step::Publish(n));
+            for other in 0..size {
+                cluster.step(&Step::Deliver(n, other));
+            }
+            cluster.evaluate(n);
+            cluster.step(&Step::Wait(5));
+        }
+        cluster.settle();
+        cluster.check_settled();
+        prop_assert_eq!(cluster.claims, 1);
     }
 
     /// Cordon moves the address, uncordon does not move it back.

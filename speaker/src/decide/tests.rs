@@ -170,6 +170,7 @@ fn decided(index: &Index, run: &Run) -> Decision {
             verdicts: &Verdicts::from([(ProbeTarget::Proxy { address: vip(11) }, run.verdict.clone())]),
             live: &["me".into(), "peer".into()].into(),
             held: &run.held,
+            offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
             leaving: run.leaving,
             departing: run.departing,
             now,

@@ -28,8 +28,10 @@ impl Default for Thresholds {
 pub struct Judge {
     thresholds: Thresholds,
     verdict: Verdict,
-    /// Answers in a row against the verdict.
-    against: u32,
+    /// Has it ever passed?
+    passed: bool,
+    /// Whether the last answers were good, and how many in a row they are.
+    streak: (bool, u32),
 }
 
 impl Judge {
@@ -38,31 +40,28 @@ impl Judge {
         Self {
             thresholds,
             verdict: Verdict::Pending,
-            against: 0,
+            passed: false,
+            streak: (false, 0),
         }
     }
 
-    /// Takes in the outcome of one probe. A target that never passed fails with its first failure: there is nothing to
-    /// be gained by waiting, and the reason is wanted.
+    /// Takes in the outcome of one probe.
     pub fn observe(&mut self, outcome: Result<(), String>) -> &Verdict {
-        let needed = match (&self.verdict, &outcome) {
-            (Verdict::Pass, Ok(())) => {
-                self.against = 0;
-                return &self.verdict;
-            }
-            (Verdict::Fail(_), Err(detail)) => {
-                self.against = 0;
-                self.verdict = Verdict::Fail(detail.clone());
-                return &self.verdict;
-            }
-            (Verdict::Pending, Ok(())) => self.thresholds.admission,
-            (Verdict::Pending, Err(_)) => 1,
-            (Verdict::Pass, Err(_)) => self.thresholds.failure,
-            (Verdict::Fail(_), Ok(())) => self.thresholds.readmission,
+        let good = outcome.is_ok();
+        self.streak = match self.streak {
+            (same, count) if same == good => (good, count.saturating_add(1)),
+            _ => (good, 1),
         };
-        self.against += 1;
-        if self.against >= needed {
-            self.against = 0;
+        let needed = match (&self.verdict, good) {
+            (Verdict::Pass, true) => return &self.verdict,
+            (Verdict::Fail(_), false) => 0, // for the newer sentence
+            // A new target fails for a moment as a rule: the service proxy learns of endpoints when we do.
+            (Verdict::Pending | Verdict::Pass, false) => self.thresholds.failure,
+            (Verdict::Pending | Verdict::Fail(_), true) if self.passed => self.thresholds.readmission,
+            (Verdict::Pending | Verdict::Fail(_), true) => self.thresholds.admission,
+        };
+        if self.streak.1 >= needed {
+            self.passed |= good;
             self.verdict = match outcome {
                 Ok(()) => Verdict::Pass,
                 Err(detail) => Verdict::Fail(detail),
@@ -97,23 +96,34 @@ mod tests {
         assert_eq!(run(default, "+-+-+"), "PPPPP");
         assert_eq!(run(default, "+--"), "PPF");
         assert_eq!(run(default, "+--+-+-++"), "PPFFFFFFP");
-        assert_eq!(run(default, "-++"), "FFP");
+        assert_eq!(run(default, "-+"), ".P");
+        assert_eq!(
+            run(default, "--+"),
+            ".FP",
+            "what never passed is admitted, not admitted again"
+        );
         let strict = Thresholds {
             failure: 3,
             admission: 2,
             readmission: 3,
         };
         assert_eq!(run(strict, "++---+++"), ".PPPFFFP");
+        assert_eq!(run(strict, "---++"), "..FFP");
+        assert_eq!(run(strict, "-+-+-++"), "......P");
     }
 
     #[test]
     fn the_sentence_is_that_of_the_last_failure() {
         let mut judge = Judge::new(Thresholds::default());
         judge.observe(Err("refused".into()));
+        judge.observe(Err("refused".into()));
         assert_eq!(
             judge.observe(Err("HTTP 503".into())),
             &Verdict::Fail("HTTP 503".into())
         );
-        assert_eq!(judge.observe(Ok(())), &Verdict::Fail("HTTP 503".into()));
+        judge.observe(Ok(()));
+        judge.observe(Err("refused".into()));
+        judge.observe(Err("timeout".into()));
+        assert_eq!(judge.observe(Ok(())), &Verdict::Fail("timeout".into()));
     }
 }
