@@ -131,7 +131,7 @@ impl<'a> Planner<'a> {
         let (theirs, ours): (Vec<&Service>, Vec<&Service>) = services
             .iter()
             .copied()
-            .partition(|service| !snapshot.class.serves(service) || served_by_another(service));
+            .partition(|service| !snapshot.class.serves(service) || served_by_another(service, config));
 
         let ownership = resolve(services.iter().copied(), config, snapshot.class);
         for (&address, owner) in &ownership.owners {
@@ -218,7 +218,7 @@ impl<'a> Planner<'a> {
     }
 
     fn decide(&mut self, service: &'a Service) -> Option<Outcome> {
-        if served_by_another(service) {
+        if served_by_another(service, self.config) {
             let message = "the status carries an ingress that the controller did not assign; set \
                  spec.loadBalancerClass: fairlead.dev/fairlead for an address of Fairlead";
             return Some(Outcome::LeftAlone(Refusal::new(Reason::ServedByAnother, message)));
@@ -328,16 +328,18 @@ fn assigned(present: Present, wish: Option<Refusal>) -> Outcome {
     }
 }
 
-/// A class-less Service whose status carries entries, none of which the controller recorded: another implementation
-/// got there first. With our class the status is ours to correct.
-fn served_by_another(service: &Service) -> bool {
+/// A class-less Service whose status carries entries that are not from our pools, and none that the controller recorded:
+/// another implementation serves it. An unrecorded address of our own pools was put there by hand, and is put right; so
+/// is everything with our class.
+fn served_by_another(service: &Service, config: &Config) -> bool {
     let recorded = |address: &IpAddr| {
         service
             .assigned
             .as_ref()
             .is_some_and(|record| record.names(*address))
     };
+    let foreign = |address: &IpAddr| config.pool_of(*address).is_none();
     service.class.is_none()
-        && (service.foreign_ingress || !service.ingress.is_empty())
+        && (service.foreign_ingress || service.ingress.iter().any(foreign))
         && !service.ingress.iter().any(recorded)
 }

@@ -1,5 +1,7 @@
 //! Real packets through the real kernel, in namespaces.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod support;
 
 use std::io::{Read, Write};

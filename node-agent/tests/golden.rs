@@ -1,6 +1,8 @@
 //! The text that nft gets, against files under `golden/`. `UPDATE_GOLDEN=1 cargo test` writes them anew; the tests in
 //! namespaces feed every one of them to a real nft.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod support;
 
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
@@ -83,26 +85,27 @@ fn one_endpoint_more_touches_its_own_chains_only() {
     after
         .slices
         .extend(support::objects::slices(&more, &["10.0.1.4@node1"]));
-    check("one-endpoint-more", &change(&ruleset(&before), &ruleset(&after)));
+    let (before, after) = (ruleset(&before), ruleset(&after));
+    check("one-endpoint-more", &change(&before, &after));
 }
 
 #[test]
 fn the_last_local_endpoint_goes() {
     let with = |endpoints: &[&str]| {
-        ruleset(&Cluster::new().with(service("a", Local, &["192.0.2.1"], &["80/tcp@30080"]), endpoints))
+        Cluster::new().with(service("a", Local, &["192.0.2.1"], &["80/tcp@30080"]), endpoints)
     };
-    check(
-        "last-local-endpoint-gone",
-        &change(
-            &with(&["10.0.1.2@node1", "10.0.2.2@node2"]),
-            &with(&["10.0.2.2@node2"]),
-        ),
+    let (before, after) = (
+        with(&["10.0.1.2@node1", "10.0.2.2@node2"]),
+        with(&["10.0.2.2@node2"]),
     );
+    let (before, after) = (ruleset(&before), ruleset(&after));
+    check("last-local-endpoint-gone", &change(&before, &after));
 }
 
 #[test]
 fn a_service_comes_and_goes() {
-    let (empty, full) = (ruleset(&Cluster::new()), ruleset(&everything()));
+    let (empty, full) = (Cluster::new(), everything());
+    let (empty, full) = (ruleset(&empty), ruleset(&full));
     check("from-empty-to-everything", &change(&empty, &full));
     check("from-everything-to-empty", &change(&full, &empty));
 }

@@ -1,5 +1,7 @@
 //! Whatever happens to the objects: the kernel's table after differences is the table made from scratch.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod support;
 
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};

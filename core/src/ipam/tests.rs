@@ -272,10 +272,16 @@ fn an_ingress_of_others_is_left_alone_without_a_class_and_corrected_with_ours() 
         }),
         "192.0.2.0/a"
     );
-    // An address that another implementation took out of our pool is not given away again.
+    // An unrecorded address of our own pool: the recorded one comes back, or a new one is given.
+    assert_eq!(
+        shown_for(edited(None, "192.0.2.0", record("192.0.2.5", 1))),
+        "192.0.2.5/a"
+    );
     let plan = plan_of(&config, &[], &[edited(None, "192.0.2.0", None), service("new")]);
-    assert_eq!(shown(&plan, "s"), "[ServedByAnother]");
-    assert_eq!(shown(&plan, "new"), "192.0.2.1/a");
+    assert_eq!(
+        (shown(&plan, "new"), shown(&plan, "s")),
+        ("192.0.2.1/a".into(), "192.0.2.2/a".into())
+    );
 }
 
 #[test]

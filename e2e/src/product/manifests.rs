@@ -38,7 +38,7 @@ pub fn service(namespace: &str, name: &str, policy: &str) -> Value {
     })
 }
 
-/// A web server `<app>-<node>` on one node. When it is deleted it goes on answering for 5 s, as a server that ends
+/// A web server `<app>-<node>` on one node. When it is deleted it goes on answering for 3 s, as a server that ends
 /// gracefully does.
 pub fn web_pod(namespace: &str, app: &str, node: &str) -> Value {
     json!({
@@ -46,11 +46,14 @@ pub fn web_pod(namespace: &str, app: &str, node: &str) -> Value {
         "metadata": {"namespace": namespace, "name": format!("{app}-{node}"), "labels": {"app": app}},
         "spec": {
             "nodeName": node,
+            // Without a token there is no volume to wait for: in a namespace that was just made, the cluster's
+            // certificate may not be there yet, and kubelet takes its time before it looks again.
+            "automountServiceAccountToken": false,
             "terminationGracePeriodSeconds": 10,
             "tolerations": [{"operator": "Exists"}],
             "containers": [{
                 "name": "web", "image": AGNHOST,
-                "args": ["netexec", "--http-port=8080", "--delay-shutdown=5"],
+                "args": ["netexec", "--http-port=8080", "--delay-shutdown=3"],
                 "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
             }],
         },

@@ -16,7 +16,10 @@ use crate::topology::Place;
 pub fn arp_answers(lab: &Lab, from: Place, address: Ipv4Addr) -> Result<BTreeSet<String>> {
     let address = address.to_string();
     // -b: every request is a broadcast, so that all are asked. It would end after -c replies, so that many are allowed.
-    let output = lab.exec(from, ["arping", "-b", "-c", "99", "-w", "1", "-I", "eth0", &address])?;
+    let output = lab.exec(
+        from,
+        ["arping", "-b", "-c", "99", "-w", "1", "-I", "eth0", &address],
+    )?;
     Ok(replies(&String::from_utf8_lossy(&output.stdout)))
 }
 

@@ -221,15 +221,25 @@ impl Drop for Fixture {
             let _ = self.cluster.cordon(&place.name(), false);
             let _ = self.lab.exec(place, ["nft", "delete", "table", "inet", "e2e"]);
         }
-        let objects = [
-            format!("/api/v1/namespaces/{}", self.name),
-            format!("/apis/fairlead.dev/v1alpha1/l2advertisements/{}", self.name),
-            format!("/apis/fairlead.dev/v1alpha1/addresspools/{}", self.name),
-        ];
-        for path in objects {
-            if let Err(error) = self.cluster.delete_and_wait(&path, Duration::from_secs(60)) {
+        // Services first, so that the next test finds the addresses free. Pods may take their time.
+        let services = format!("/api/v1/namespaces/{}/services", self.name);
+        let names = self.cluster.list(&services).unwrap_or_default();
+        let names = names
+            .iter()
+            .filter_map(|service| service["metadata"]["name"].as_str());
+        let mut paths: Vec<String> = names.map(|name| self.service_path(name)).collect();
+        paths.push(format!(
+            "/apis/fairlead.dev/v1alpha1/l2advertisements/{}",
+            self.name
+        ));
+        paths.push(format!("/apis/fairlead.dev/v1alpha1/addresspools/{}", self.name));
+        for path in paths {
+            if let Err(error) = self.cluster.delete_and_wait(&path, SOON) {
                 eprintln!("cleaning up: {error}");
             }
+        }
+        if let Err(error) = self.cluster.delete(&format!("/api/v1/namespaces/{}", self.name)) {
+            eprintln!("cleaning up: {error}");
         }
     }
 }

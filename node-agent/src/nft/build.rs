@@ -11,6 +11,7 @@ use super::ruleset::{Action, Chain, Choice, FAMILIES, Key, Match, Rule, Ruleset,
 /// Builds the table for a plan. `mark` is our bit of the conntrack mark.
 pub fn build(plan: &Forwarding, mark: u32) -> Ruleset {
     let mut chains = fixed_chains(mark);
+    let mut lists = BTreeMap::new();
     let mut elements = BTreeMap::new();
     for &vip in plan.addresses.keys() {
         let family = Family::of(vip);
@@ -28,7 +29,7 @@ pub fn build(plan: &Forwarding, mark: u32) -> Ruleset {
         elements.insert((set, Key::Pair(address, address)), Value::Member);
     }
     for (key, backend) in &plan.backends {
-        chains.extend(backend_chains(key, backend, mark));
+        chains.extend(backend_chains(key, backend, mark, &mut lists));
     }
     for (destination, target) in &plan.destinations {
         let Some(backend) = plan.backends.get(&target.backend) else {
@@ -43,7 +44,11 @@ pub fn build(plan: &Forwarding, mark: u32) -> Ruleset {
             elements.insert((Set::Nat(family), key), Value::Goto(chain));
         }
     }
-    Ruleset { chains, elements }
+    Ruleset {
+        chains,
+        lists,
+        elements,
+    }
 }
 
 /// Where the destinations of a backend go in the NAT chains; `None` when no packet of theirs gets past the filter.
@@ -76,30 +81,35 @@ fn filter_target(target: &Target, backend: &Backend) -> (Chain, Option<(Chain, V
     (chain.clone(), Some((chain, rules)))
 }
 
-/// The chains that choose an endpoint.
-fn backend_chains(key: &BackendKey, backend: &Backend, mark: u32) -> Vec<(Chain, Vec<Rule>)> {
-    let choose = |endpoints: &[SocketAddr]| {
-        Action::Dnat(Choice {
-            family: key.family,
-            protocol: key.protocol,
-            by_client: backend.client_affinity,
-            endpoints: endpoints.to_vec(),
-        })
-    };
+/// The chains that choose an endpoint; what they choose from goes to `lists`.
+fn backend_chains(
+    key: &BackendKey,
+    backend: &Backend,
+    mark: u32,
+    lists: &mut BTreeMap<Chain, Vec<SocketAddr>>,
+) -> Vec<(Chain, Vec<Rule>)> {
     if backend.cluster.is_empty() {
         return Vec::new();
     }
-    let any = choose(&backend.cluster);
+    let mut choose = |chain: &Chain, endpoints: &[SocketAddr]| {
+        lists.insert(chain.clone(), endpoints.to_vec());
+        let choice = Choice {
+            family: key.family,
+            protocol: key.protocol,
+            by_client: backend.client_affinity,
+            chain: chain.clone(),
+            count: endpoints.len(),
+        };
+        Rule::new([Match::Protocol(key.protocol)], [Action::Dnat(choice)])
+    };
     match backend.policy {
         TrafficPolicy::Cluster => {
-            let rules = vec![
-                Rule::new([], [Action::Mark(mark)]),
-                Rule::new([Match::Protocol(key.protocol)], [any]),
-            ];
-            vec![(Chain::Cluster(key.clone()), rules)]
+            let chain = Chain::Cluster(key.clone());
+            let any = choose(&chain, &backend.cluster);
+            vec![(chain, vec![Rule::new([], [Action::Mark(mark)]), any])]
         }
         TrafficPolicy::Local => {
-            let pick = Chain::Pick(key.clone());
+            let (chain, pick) = (Chain::Local(key.clone()), Chain::Pick(key.clone()));
             let mut rules = vec![
                 Rule::new(
                     [Match::SourceIn(Set::Pods(key.family))],
@@ -111,15 +121,10 @@ fn backend_chains(key: &BackendKey, backend: &Backend, mark: u32) -> Vec<(Chain,
                 ),
             ];
             if !backend.local.is_empty() {
-                rules.push(Rule::new(
-                    [Match::Protocol(key.protocol)],
-                    [choose(&backend.local)],
-                ));
+                rules.push(choose(&chain, &backend.local));
             }
-            vec![
-                (Chain::Local(key.clone()), rules),
-                (pick, vec![Rule::new([Match::Protocol(key.protocol)], [any])]),
-            ]
+            let any = choose(&pick, &backend.cluster);
+            vec![(chain, rules), (pick, vec![any])]
         }
     }
 }

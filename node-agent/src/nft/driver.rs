@@ -13,8 +13,8 @@ use tokio::process::Command;
 use super::ruleset::Ruleset;
 use super::{TABLE, render};
 
-/// `nft` takes seconds for the largest tables; anything beyond this is stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// `nft` takes seconds for the largest tables, more on a busy machine; anything beyond this is stuck.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Where Debian has it.
 const USUAL: &str = "/usr/sbin/nft";
 
@@ -194,7 +194,10 @@ impl Seen {
                 .iter()
                 .map(|(chain, rules)| (chain.to_string(), rules.len()))
                 .collect(),
-            sets: super::ruleset::Set::all().map(|set| set.to_string()).collect(),
+            sets: super::ruleset::Set::all()
+                .map(|set| set.to_string())
+                .chain(ruleset.lists.keys().map(ToString::to_string))
+                .collect(),
         }
     }
 

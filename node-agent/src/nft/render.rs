@@ -4,12 +4,13 @@
 //! kernel has the old table or the new one, and no packet sees anything between.
 
 use std::fmt::{self, Write};
+use std::net::SocketAddr;
 
 use fairlead_core::delta::delta;
-use fairlead_core::model::Family;
+use fairlead_core::model::{Family, Protocol};
 
 use super::TABLE;
-use super::ruleset::{Action, ChainType, Choice, Key, Match, Rule, Ruleset, Set, Value};
+use super::ruleset::{Action, Chain, ChainType, Choice, Key, Match, Rule, Ruleset, Set, Value};
 
 /// Fixed, so that a client keeps its endpoint when the agent restarts and when another node takes the address over.
 const AFFINITY_SEED: u32 = 0x6661_6972;
@@ -38,8 +39,7 @@ pub fn change(old: &Ruleset, new: &Ruleset) -> String {
 
 fn write_table(text: &mut String, ruleset: &Ruleset) -> fmt::Result {
     for set in Set::all() {
-        let (word, types) = declaration(set);
-        writeln!(text, "\t{word} {set} {{\n\t\ttype {types}")?;
+        writeln!(text, "\t{} {{\n\t\t{}", Text(&set), declaration(set))?;
         if matches!(set, Set::Pods(_)) {
             writeln!(text, "\t\tflags interval")?;
         }
@@ -53,6 +53,11 @@ fn write_table(text: &mut String, ruleset: &Ruleset) -> fmt::Result {
             writeln!(text, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "))?;
         }
         writeln!(text, "\t}}\n")?;
+    }
+    for (chain, endpoints) in &ruleset.lists {
+        writeln!(text, "\tmap {chain} {{\n\t\t{}", list_types(chain))?;
+        let all = numbered(endpoints.iter().enumerate());
+        writeln!(text, "\t\telements = {{ {all} }}\n\t}}\n")?;
     }
     for (chain, rules) in &ruleset.chains {
         writeln!(text, "\tchain {chain} {{")?;
@@ -77,9 +82,17 @@ fn write_table(text: &mut String, ruleset: &Ruleset) -> fmt::Result {
 
 fn write_change(text: &mut String, old: &Ruleset, new: &Ruleset) -> fmt::Result {
     let chains = delta(&old.chains, &new.chains);
+    let lists = delta(&old.lists, &new.lists);
     let elements = delta(&old.elements, &new.elements);
     for (chain, _) in &chains.add {
         writeln!(text, "add chain inet {TABLE} {chain}")?;
+    }
+    for (chain, endpoints) in &lists.add {
+        let (types, all) = (list_types(chain), numbered(endpoints.iter().enumerate()));
+        writeln!(
+            text,
+            "add map inet {TABLE} {chain} {{ {types}; elements = {{ {all} }}; }}"
+        )?;
     }
     let changed = chains.change.iter().map(|(chain, _, rules)| (*chain, *rules));
     for (chain, _) in changed.clone() {
@@ -89,6 +102,9 @@ fn write_change(text: &mut String, old: &Ruleset, new: &Ruleset) -> fmt::Result 
         for rule in rules {
             writeln!(text, "add rule inet {TABLE} {chain} {}", Text(rule))?;
         }
+    }
+    for (chain, old, new) in &lists.change {
+        write_list(text, chain, old, new)?;
     }
     let gone = elements.remove.iter().map(|(key, value)| (*key, *value));
     let replaced = elements.change.iter().map(|(key, old, _)| (*key, *old));
@@ -103,7 +119,40 @@ fn write_change(text: &mut String, old: &Ruleset, new: &Ruleset) -> fmt::Result 
     for (chain, _) in &chains.remove {
         writeln!(text, "delete chain inet {TABLE} {chain}")?;
     }
+    for (chain, _) in &lists.remove {
+        writeln!(text, "delete map inet {TABLE} {chain}")?;
+    }
     Ok(())
+}
+
+/// From one list of endpoints to another, number by number.
+fn write_list(text: &mut String, chain: &Chain, old: &[SocketAddr], new: &[SocketAddr]) -> fmt::Result {
+    let differing = |this: &[SocketAddr], that: &[SocketAddr]| {
+        numbered(this.iter().enumerate().filter(|(n, e)| that.get(*n) != Some(e)))
+    };
+    for (verb, list) in [("delete", differing(old, new)), ("add", differing(new, old))] {
+        if !list.is_empty() {
+            writeln!(text, "{verb} element inet {TABLE} {chain} {{ {list} }}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Endpoints as elements of their map.
+fn numbered<'a>(endpoints: impl Iterator<Item = (usize, &'a SocketAddr)>) -> String {
+    let list: Vec<String> = endpoints
+        .map(|(number, endpoint)| format!("{number} : {} . {}", endpoint.ip(), endpoint.port()))
+        .collect();
+    list.join(", ")
+}
+
+/// Types of the map of a chain. A plain integer has no type that could be named; the modulus here stands for nothing.
+fn list_types(chain: &Chain) -> String {
+    let (family, protocol) = chain
+        .key()
+        .map_or((Family::V4, Protocol::Tcp), |key| (key.family, key.protocol));
+    let (ip, protocol) = (ip(family), protocol.as_str());
+    format!("typeof numgen inc mod 2 : {ip} daddr . {protocol} dport")
 }
 
 /// One command a set: `nft` reads the set again for each.
@@ -129,20 +178,28 @@ fn write_elements<'a>(
     Ok(())
 }
 
-/// `set` or `map`, and its types.
-fn declaration(set: Set) -> (&'static str, String) {
-    let address = |family| match family {
+impl fmt::Display for Text<&Set> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.0 {
+            Set::Vips(_) | Set::Pods(_) | Set::Hairpin(_) => "set",
+            Set::Filter(_) | Set::Nat(_) | Set::Echo(_) => "map",
+        };
+        write!(f, "{word} {}", self.0)
+    }
+}
+
+/// The types of key and value.
+fn declaration(set: Set) -> String {
+    let ip = ip(family_of(set));
+    let address = match family_of(set) {
         Family::V4 => "ipv4_addr",
         Family::V6 => "ipv6_addr",
     };
     match set {
-        Set::Vips(family) | Set::Pods(family) => ("set", address(family).to_owned()),
-        Set::Hairpin(family) => ("set", format!("{0} . {0}", address(family))),
-        Set::Filter(family) | Set::Nat(family) => {
-            let types = format!("{} . inet_proto . inet_service : verdict", address(family));
-            ("map", types)
-        }
-        Set::Echo(family) => ("map", format!("{0} : {0}", address(family))),
+        Set::Vips(_) | Set::Pods(_) => format!("type {address}"),
+        Set::Hairpin(_) => format!("type {address} . {address}"),
+        Set::Filter(_) | Set::Nat(_) => format!("type {address} . inet_proto . inet_service : verdict"),
+        Set::Echo(_) => format!("type {address} : {address}"),
     }
 }
 
@@ -259,23 +316,15 @@ impl fmt::Display for Text<&Action> {
 
 impl fmt::Display for Text<&Choice> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let choice = self.0;
-        let ip = ip(choice.family);
-        if let [only] = choice.endpoints.as_slice() {
-            return write!(f, "dnat {ip} to {only}");
-        }
-        let count = choice.endpoints.len();
+        let Choice { chain, count, .. } = self.0;
+        let ip = ip(self.0.family);
         write!(f, "dnat {ip} to ")?;
-        if choice.by_client {
+        // Older kernels take no hash modulo 1.
+        if self.0.by_client && *count > 1 {
             write!(f, "jhash {ip} saddr mod {count} seed {AFFINITY_SEED:#x}")?;
         } else {
             write!(f, "numgen random mod {count}")?;
         }
-        f.write_str(" map { ")?;
-        for (index, endpoint) in choice.endpoints.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{index} : {} . {}", endpoint.ip(), endpoint.port())?;
-        }
-        f.write_str(" }")
+        write!(f, " map @{chain}")
     }
 }

@@ -91,6 +91,14 @@ impl Chain {
         Self::Unserved,
     ];
 
+    /// The Service port that the chain is for; `None` for a fixed chain.
+    pub fn key(&self) -> Option<&BackendKey> {
+        match self {
+            Self::Ranges(key) | Self::Cluster(key) | Self::Local(key) | Self::Pick(key) => Some(key),
+            _ => None,
+        }
+    }
+
     /// How the chain is hooked in; `None` for one that is only gone to.
     ///
     /// Filters stand before the address is translated at −100 (the guards after it), whatever the priority of the NAT
@@ -156,7 +164,7 @@ impl fmt::Display for Safe<'_> {
     }
 }
 
-/// A set or map of our table. They are all fixed; only their elements change.
+/// A fixed set or map of our table: only its elements change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
     /// The VIPs.
@@ -291,8 +299,10 @@ pub struct Choice {
     pub protocol: Protocol,
     /// By the hash of the client's address rather than at random.
     pub by_client: bool,
-    /// The endpoints; not empty.
-    pub endpoints: Vec<SocketAddr>,
+    /// The chain, after which the map of its endpoints is named.
+    pub chain: Chain,
+    /// How many endpoints there are; at least one.
+    pub count: usize,
 }
 
 /// A rule: all conditions, then the actions in order.
@@ -319,6 +329,10 @@ impl Rule {
 pub struct Ruleset {
     /// Every chain with its rules.
     pub chains: BTreeMap<Chain, Vec<Rule>>,
-    /// Every element of every set and map.
+    /// The endpoints that a chain chooses from, in a map with the name of the chain, numbered from 0. (One map for all
+    /// chains would be walked through by the kernel for every rule that refers to it, and maps without a name are
+    /// numbered by trying; either costs time that grows with the square of the number of Services.)
+    pub lists: BTreeMap<Chain, Vec<SocketAddr>>,
+    /// Every element of the fixed sets and maps.
     pub elements: BTreeMap<(Set, Key), Value>,
 }
