@@ -67,7 +67,7 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
                 }
             }
             () = sleep_until(retry), if engine.is_pending() => {
-                match engine.apply().await {
+                match apply(&mut engine, &wiring.report).await {
                     Ok(()) => wiring.programmed = None,
                     Err(pause) => retry = Instant::now() + pause,
                 }
@@ -79,6 +79,38 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
     }
     leave(&mut engine, &mut wiring).await;
     std::future::pending::<()>().await;
+}
+
+/// Applies what is pending. Meanwhile the speaker goes on being told how old it is, however long the kernel takes.
+async fn apply<D: Driver>(
+    engine: &mut Engine<D>,
+    report: &watch::Sender<AgentReport>,
+) -> Result<(), Duration> {
+    let (begin, before) = (Instant::now(), engine.report(std::time::Instant::now()));
+    let mut ticks = ticks(TELL);
+    let mut applying = std::pin::pin!(engine.apply());
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut applying => return done,
+            _ = ticks.tick() => {
+                report.send_replace(older(before.clone(), begin.elapsed()));
+            }
+        }
+    }
+}
+
+/// The same report after some time without progress.
+fn older(mut report: AgentReport, by: Duration) -> AgentReport {
+    let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+    for age in report
+        .addresses
+        .values_mut()
+        .filter_map(|a| a.unapplied_ms.as_mut())
+    {
+        *age = age.saturating_add(by);
+    }
+    report
 }
 
 /// The installation is being removed: withdraw, then unprogram. The speaker withdraws; we wait for it, not for ever.

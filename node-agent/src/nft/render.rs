@@ -190,7 +190,6 @@ impl fmt::Display for Text<&Set> {
 
 /// The types of key and value.
 fn declaration(set: Set) -> String {
-    let ip = ip(family_of(set));
     let address = match family_of(set) {
         Family::V4 => "ipv4_addr",
         Family::V6 => "ipv6_addr",

@@ -1,6 +1,11 @@
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use fairlead_core::config::RawPool;
+use fairlead_core::model::{
+    AssignedRecord, Family, Protocol, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy,
+};
 use prometheus_client::registry::Registry;
 
 use super::*;
@@ -10,16 +15,20 @@ use crate::nft::ruleset::Ruleset;
 
 /// A kernel in memory that remembers what was done to it.
 #[derive(Clone, Default)]
-struct Kernel(Arc<Mutex<Vec<&'static str>>>);
+struct Kernel {
+    log: Arc<Mutex<Vec<&'static str>>>,
+    /// Longer than a speaker puts up with.
+    slow: bool,
+}
 
 impl Kernel {
     fn log(&self, what: &'static str) -> Result<(), DriverError> {
-        self.0.lock().unwrap().push(what);
+        self.log.lock().unwrap().push(what);
         Ok(())
     }
 
     fn seen(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap().clone()
+        self.log.lock().unwrap().clone()
     }
 }
 
@@ -29,6 +38,9 @@ impl Driver for Kernel {
     }
 
     async fn update(&mut self, _: &Ruleset, _: &Ruleset) -> Result<(), DriverError> {
+        if self.slow {
+            sleep(Duration::from_secs(30)).await;
+        }
         self.log("update")
     }
 
@@ -51,10 +63,13 @@ struct World {
 
 /// The loop in paused time, with nothing listed yet.
 fn world() -> World {
+    world_of(Kernel::default())
+}
+
+fn world_of(kernel: Kernel) -> World {
     let (leaving, leaving_in) = watch::channel(false);
     let (speaker, speaker_in) = watch::channel(None);
     let (report_out, report) = watch::channel(AgentReport::default());
-    let kernel = Kernel::default();
     let index = Shared::new(Index::default());
     let engine = Engine::new(
         kernel.clone(),
@@ -114,6 +129,78 @@ async fn nothing_is_programmed_before_everything_is_listed() {
         begin.elapsed()
     );
     assert_eq!(world.kernel.seen(), ["replace"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_ages_while_the_kernel_is_slow() {
+    let mut world = world_of(Kernel {
+        slow: true,
+        ..Kernel::default()
+    });
+    let vip: IpAddr = "192.0.2.1".parse().unwrap();
+    world.index.with(|index| {
+        let pool = RawPool {
+            name: "p".into(),
+            created: 0,
+            addresses: vec!["192.0.2.0/24".into()],
+        };
+        index.pools.reset(BTreeMap::from([("p".to_owned(), pool)]));
+        let service = service(vip);
+        index
+            .services
+            .reset(BTreeMap::from([("default/a".to_owned(), service)]));
+        index.slices.reset(BTreeMap::new());
+        index.nodes.reset(BTreeMap::new());
+    });
+    world.index.touch();
+    world.report.wait_for(|report| report.plan == 1).await.unwrap();
+    world.index.with(|index| {
+        let changed = Service {
+            policy: TrafficPolicy::Local,
+            ..service(vip)
+        };
+        index.services.apply("default/a", Some(changed))
+    });
+    world.index.touch();
+    let age = |report: &AgentReport| report.addresses.get(&vip).and_then(|a| a.unapplied_ms);
+    let begin = Instant::now();
+    let stale = |report: &AgentReport| age(report).is_some_and(|age| age > 10_000);
+    world.report.wait_for(stale).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(13), "{:?}", begin.elapsed());
+    world
+        .report
+        .wait_for(|report| report.plan == 2 && age(report).is_none())
+        .await
+        .unwrap();
+}
+
+fn service(vip: IpAddr) -> Service {
+    Service {
+        key: ServiceKey::new("default", "a"),
+        uid: "a".into(),
+        created: 0,
+        deleting: false,
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        families: vec![Family::V4],
+        requested: None,
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
+        client_ip_affinity: false,
+        source_ranges: vec![],
+        ingress: vec![vip],
+        foreign_ingress: false,
+        assigned: Some(AssignedRecord {
+            addresses: vec![(vip, "p".into())],
+            since: 1,
+        }),
+    }
 }
 
 #[tokio::test(start_paused = true)]
