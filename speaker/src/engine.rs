@@ -283,6 +283,7 @@ impl Speaker {
         self.desired.send_replace(Some(Desired {
             status,
             node_uid: decision.node_uid.clone(),
+            leaving,
             last: ends,
         }));
         self.last = Some(decision);

@@ -31,6 +31,8 @@ pub struct Desired {
     pub status: NodeStateStatus,
     /// UID of the Node object, which will own the NodeState.
     pub node_uid: Option<String>,
+    /// The installation is being removed: a NodeState that was deleted stays so.
+    pub leaving: bool,
     /// Nothing will follow: end after writing it.
     pub last: bool,
 }
@@ -151,7 +153,10 @@ impl Publisher {
         for _ in 0..3 {
             let version = match self.resource_version.take() {
                 Some(version) => version,
-                None => self.version(desired.node_uid.as_deref()).await?,
+                None => match self.version(desired).await? {
+                    Some(version) => version,
+                    None => return Ok(()),
+                },
             };
             let mut status = desired.status.clone();
             status.candidacy.incarnation = self.incarnation;
@@ -182,20 +187,21 @@ impl Publisher {
         Err(WriteError::Timeout)
     }
 
-    /// The version of the object, which is created if it does not exist.
-    async fn version(&self, node_uid: Option<&str>) -> Result<String, WriteError> {
+    /// The version of the object, which is created if it does not exist; `None` if it is to stay away.
+    async fn version(&self, desired: &Desired) -> Result<Option<String>, WriteError> {
         let name = self.me.as_str();
         let found = timeout(PATIENCE, self.api.get_opt(name))
             .await
             .map_err(|_| WriteError::Timeout)??;
         let state = match found {
             Some(state) => state,
+            None if desired.leaving => return Ok(None),
             None => {
                 let owner = OwnerReference {
                     api_version: "v1".into(),
                     kind: "Node".into(),
                     name: name.to_owned(),
-                    uid: node_uid.ok_or(WriteError::NoNode)?.to_owned(),
+                    uid: desired.node_uid.clone().ok_or(WriteError::NoNode)?,
                     ..OwnerReference::default()
                 };
                 let state = NodeState {
@@ -212,6 +218,6 @@ impl Publisher {
                     .map_err(|_| WriteError::Timeout)??
             }
         };
-        Ok(state.metadata.resource_version.unwrap_or_default())
+        Ok(Some(state.metadata.resource_version.unwrap_or_default()))
     }
 }

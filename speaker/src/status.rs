@@ -144,3 +144,89 @@ pub fn urgent(old: &NodeStateStatus, new: &NodeStateStatus) -> bool {
     };
     essence(old) != essence(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairlead_core::announce::Evaluation;
+    use fairlead_core::model::ServiceKey;
+    use fairlead_core::reason::Refusal;
+
+    /// This many addresses are held back, the even ones because another node is elected.
+    fn held_back(count: u8, message: &str) -> Decision {
+        let mut decision = Decision::default();
+        for last in 0..count {
+            let reason = if last % 2 == 0 {
+                Reason::NotElected
+            } else {
+                Reason::ProbeFailed
+            };
+            let evaluation = Evaluation {
+                service: ServiceKey::new("default", format!("s{last}")),
+                outcome: Err(Refusal::new(reason, message)),
+                probe: None,
+            };
+            decision
+                .evaluations
+                .insert(IpAddr::from([192, 0, 2, last]), evaluation);
+        }
+        decision
+    }
+
+    fn rendered(decision: &Decision, since: &mut Since, second: i64) -> NodeStateStatus {
+        let clock = (Instant::now(), Timestamp::from_second(second).unwrap());
+        render(decision, &Links::new(), &Memory::default(), false, since, clock)
+    }
+
+    #[test]
+    fn lists_are_bounded_counts_are_not_and_faults_come_first() {
+        let status = rendered(&held_back(250, "x"), &mut Since::default(), 1);
+        assert_eq!(status.held_back_count, 250);
+        let groups: Vec<(&str, i64, usize)> = status
+            .held_back
+            .iter()
+            .map(|g| (g.reason.as_str(), g.count, g.addresses.len()))
+            .collect();
+        assert_eq!(groups, [("ProbeFailed", 125, 125), ("NotElected", 125, 75)]);
+    }
+
+    #[test]
+    fn since_is_kept_while_the_reason_is_and_across_restarts() {
+        let mut since = Since::default();
+        rendered(&held_back(2, "x"), &mut since, 10);
+        let later = rendered(&held_back(2, "y"), &mut since, 20);
+        let times = |status: &NodeStateStatus| -> Vec<i64> {
+            status
+                .held_back
+                .iter()
+                .map(|group| group.addresses[0].since.0.as_second())
+                .collect()
+        };
+        assert_eq!(times(&later), [10, 10]);
+        let mut continued = Since::continued(&later);
+        assert_eq!(times(&rendered(&held_back(2, "z"), &mut continued, 30)), [10, 10]);
+        // Gone and back is a new time.
+        rendered(&held_back(0, "z"), &mut continued, 40);
+        assert_eq!(times(&rendered(&held_back(2, "z"), &mut continued, 50)), [50, 50]);
+    }
+
+    #[test]
+    fn only_what_others_act_on_is_urgent() {
+        let status = |count, message| rendered(&held_back(count, message), &mut Since::default(), 1);
+        let old = status(2, "HTTP 503");
+        assert!(!urgent(&old, &status(2, "connection refused")));
+        assert!(urgent(&old, &status(3, "HTTP 503")));
+        let mut beat = old.clone();
+        (
+            beat.candidacy.incarnation,
+            beat.candidacy.sequence,
+            beat.data_path.plan,
+        ) = (5, 6, 7);
+        assert!(!urgent(&old, &beat));
+        let withdrawn = NodeStateStatus {
+            withdrawn: true,
+            ..old.clone()
+        };
+        assert!(urgent(&old, &withdrawn));
+    }
+}
