@@ -116,7 +116,7 @@ fn older(mut report: AgentReport, by: Duration) -> AgentReport {
 /// The installation is being removed: withdraw, then unprogram. The speaker withdraws; we wait for it, not for ever.
 async fn leave<D: Driver>(engine: &mut Engine<D>, wiring: &mut Wiring) {
     let end = Instant::now() + LEAVE_WITHIN;
-    info!("the installation is being removed; waiting for the speaker to withdraw");
+    info!("waiting for the speaker to withdraw");
     loop {
         let known = wiring.speaker.borrow_and_update().clone();
         let until = match known {
