@@ -14,4 +14,5 @@ mod product {
     mod failover;
     mod fixture;
     mod forwarding;
+    mod power;
 }

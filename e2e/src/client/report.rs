@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 pub enum FailureKind {
     /// The connection was refused.
     Refused,
-    /// The connection was reset.
+    /// The connection was reset while it was being opened (on a long-held one: at any time).
     Reset,
+    /// A new connection was opened, and reset or closed before its answer was complete.
+    Cut,
     /// The network or host was reported unreachable.
     Unreachable,
     /// No complete answer in time.
@@ -246,6 +248,18 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
+impl Report {
+    /// Requests that failed although their connection had been opened: it was cut in between.
+    pub fn cut(&self) -> u64 {
+        self.failures.get(&FailureKind::Cut).copied().unwrap_or(0)
+    }
+
+    /// New connections that failed: they could not be opened, or nobody answered on them.
+    pub fn failed_new(&self) -> u64 {
+        self.failed - self.cut()
+    }
+}
+
 impl fmt::Display for Report {
     /// One line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -322,6 +336,7 @@ impl fmt::Display for FailureKind {
         f.write_str(match self {
             Self::Refused => "refused",
             Self::Reset => "reset",
+            Self::Cut => "cut",
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::Closed => "closed",

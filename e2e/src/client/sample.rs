@@ -28,8 +28,13 @@ pub(super) async fn sample(target: SocketAddr, start: Instant, limit: Duration) 
 
 async fn ask(target: SocketAddr) -> Result<Answer, FailureKind> {
     let mut connection = connect(target).await?;
-    let backend = hostname(&mut connection).await?;
-    let seen = connection.get("/clientip").await?;
+    // From here on the connection was open: whoever ends it now cut it.
+    let cut = |kind| match kind {
+        FailureKind::Reset | FailureKind::Closed => FailureKind::Cut,
+        other => other,
+    };
+    let backend = hostname(&mut connection).await.map_err(cut)?;
+    let seen = connection.get("/clientip").await.map_err(cut)?;
     let seen: SocketAddr = seen.trim().parse().map_err(|_| FailureKind::Http)?;
     Ok(Answer {
         backend,

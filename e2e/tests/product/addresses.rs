@@ -146,9 +146,10 @@ fn pools_are_checked_by_the_api_server_and_overlaps_by_the_controller() {
             .unwrap();
         assert_eq!(answer.is_ok(), good, "{addresses}: {answer:?}");
     }
-    let overlapping = manifests::pool("e2e-overlap", &["172.30.0.103-172.30.0.110"]);
+    // Of two made within one second the first by name counts as the older.
+    let overlapping = manifests::pool("e2e-with-overlap", &["172.30.0.103-172.30.0.110"]);
     f.cluster.apply(&overlapping).unwrap();
-    let path = "/apis/fairlead.dev/v1alpha1/addresspools/e2e-overlap";
+    let path = "/apis/fairlead.dev/v1alpha1/addresspools/e2e-with-overlap";
     let seen = wait_for("the overlap to be reported", SOON, || {
         let pool = f.cluster.get(path).unwrap().unwrap_or_default();
         match condition(&pool, "Accepted") {

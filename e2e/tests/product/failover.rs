@@ -39,7 +39,9 @@ fn cordon_moves_the_address_without_a_failed_connection_and_uncordon_does_not_mo
     .unwrap();
     let report = client.stop().unwrap();
     println!("cordon: {report}");
-    assert_eq!(report.failed, 0, "{report}");
+    assert_eq!(report.failed_new(), 0, "{report}");
+    // One that is open at the very moment of the move may be cut, and no more than that.
+    assert!(report.cut() <= 1, "{report}");
     assert!(report.good > 100, "{report}");
     f.wait_event("web", "OwnerChanged");
 }
@@ -85,24 +87,25 @@ fn the_last_local_endpoint_gone_moves_the_address_within_a_second() {
 #[test]
 fn a_restarted_speaker_leaves_no_gap() {
     let f = Fixture::new("speaker", &["172.30.0.100-172.30.0.101"]);
+    // kubelet waits longer before each restart of one pod; what is tested here is the first.
+    for place in f.lab.nodes() {
+        let pod = pod_of(&f.cluster, "speaker", Some(&place.name())).unwrap();
+        if pod["status"]["containerStatuses"][0]["restartCount"] != 0 {
+            delete_pod(&f, "speaker", Some(&place.name()));
+        }
+    }
     let vip = f.web("web", "Local", &["node1", "node2"]);
-    let before = f.wait_announcer(vip, |_| true);
+    let owner = f.wait_announcer(vip, |_| true);
     let client = f.lab.start_client(Place::Client, &client_options(vip)).unwrap();
     std::thread::sleep(CALM);
-    // An orderly end, as in an upgrade.
-    delete_pod(&f, "speaker", Some(&before));
-    std::thread::sleep(CALM);
     // A crash: the process is killed, and kubelet starts it again.
-    let now = f.wait_announcer(vip, |_| true);
-    let place = now.parse().unwrap();
+    let place = owner.parse().unwrap();
     let pids = f.run(place, &["pgrep", "-f", "^/usr/bin/fairlead-speaker"]);
     let pid = pids.split_whitespace().next().expect("a speaker runs").to_owned();
     f.run(place, &["kill", "-9", &pid]);
     wait_for("the speaker to run again", SOON, || {
-        let pids = f
-            .lab
-            .exec(place, ["pgrep", "-f", "^/usr/bin/fairlead-speaker"])
-            .map_err(|e| e.to_string())?;
+        let argv = ["pgrep", "-f", "^/usr/bin/fairlead-speaker"];
+        let pids = f.lab.exec(place, argv).map_err(|e| e.to_string())?;
         let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
         if pids.trim().is_empty() || pids.contains(&pid) {
             Err(pids)
@@ -111,10 +114,14 @@ fn a_restarted_speaker_leaves_no_gap() {
         }
     })
     .unwrap();
+    f.wait_announcer(vip, |name| name == owner);
     std::thread::sleep(CALM);
-    f.wait_announcer(vip, |name| name == now);
+    // An orderly end, as in an upgrade: the address moves first.
+    delete_pod(&f, "speaker", Some(&owner));
+    f.wait_announcer(vip, |name| name != owner);
+    std::thread::sleep(CALM);
     let report = client.stop().unwrap();
-    println!("speaker restarted and killed: {report}");
+    println!("speaker killed, then replaced: {report}");
     assert!(report.longest_gap.ms < 1000, "{report}");
 }
 
@@ -153,30 +160,6 @@ fn a_flushed_ruleset_is_restored() {
     })
     .unwrap();
     f.curl(Place::Client, &format!("{vip}:80"));
-}
-
-#[test]
-fn a_dead_node_is_replaced() {
-    let f = Fixture::new("power", &["172.30.0.100-172.30.0.101"]);
-    let vip = f.web("web", "Local", &["node1", "node2"]);
-    let before = f.wait_announcer(vip, |_| true);
-    let place: Place = before.parse().unwrap();
-    let client = f.lab.start_client(Place::Client, &client_options(vip)).unwrap();
-    std::thread::sleep(CALM);
-    f.lab.power_off(place).unwrap();
-    let moved = wait_for("another node to announce", Duration::from_secs(60), || {
-        match f.announcers(vip).as_slice() {
-            [one] if *one != before => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
-    std::thread::sleep(CALM);
-    let report = client.stop().unwrap();
-    println!("node powered off: {report}");
-    f.lab.power_on(place, &fairlead_e2e::Progress::quiet()).unwrap();
-    moved.unwrap_or_else(|error| panic!("{error}\n{}", f.explain()));
-    // When it is back, one of them announces, not both.
-    f.wait_announcer(vip, |_| true);
 }
 
 /// Deletes a pod of Fairlead and waits until its successor is ready.
