@@ -52,7 +52,7 @@ e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken dow
 	$(CARGO) test -q -p fairlead-e2e --features cluster --no-run
 	trap '$(LAB) down --name $(TEST_LAB)' EXIT; \
 	$(LAB) up --name $(TEST_LAB); \
-	FAIRLEAD_LAB=$(TEST_LAB) $(CARGO) test -p fairlead-e2e --features cluster --tests -- --test-threads=1
+	FAIRLEAD_LAB=$(TEST_LAB) $(CARGO) test -p fairlead-e2e --features cluster --tests --no-fail-fast -- --test-threads=1 --nocapture
 
 ##### Building
 

@@ -238,8 +238,12 @@ fn exec_logs_port_forward_and_run() {
         "{line:?}: {answer:?}"
     );
 
+    // What a container says before kubectl is attached is lost, so it waits to be spoken to.
     let image = format!("--image={AGNHOST}");
-    let said = web.kubectl(&[
+    let script = "read line; echo heard $line; /agnhost dns-suffix";
+    let run = [
+        "-n",
+        &web.namespace,
         "run",
         "once",
         &image,
@@ -247,9 +251,14 @@ fn exec_logs_port_forward_and_run() {
         "--rm",
         "-i",
         "--quiet",
-        "--",
-        "dns-suffix",
-    ]);
+    ];
+    let mut run = lab
+        .kubectl(run.into_iter().chain(["--command", "--", "sh", "-c", script]))
+        .unwrap();
+    let mut run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    run.stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
+    let said = String::from_utf8(run.wait_with_output().unwrap().stdout).unwrap();
+    assert!(said.contains("heard hello"), "{said}");
     assert!(said.contains("svc.cluster.local"), "{said}");
 }
 
