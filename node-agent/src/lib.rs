@@ -7,6 +7,7 @@
 //! ```
 
 pub mod engine;
+pub mod handover;
 pub mod index;
 pub mod metrics;
 pub mod nft;

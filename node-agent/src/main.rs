@@ -8,6 +8,7 @@ use clap::Parser;
 use fairlead_api::{AddressPool, convert};
 use fairlead_core::model::NodeName;
 use fairlead_node_agent::engine::Engine;
+use fairlead_node_agent::handover;
 use fairlead_node_agent::index::Index;
 use fairlead_node_agent::metrics::Metrics;
 use fairlead_node_agent::nft::driver::{Driver, Nft};
@@ -124,21 +125,28 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     let client = client().await?;
     let index = Shared::new(Index::default());
     follow_all(&client, &index, &node_name);
-    let leaving = follow_leaving(client, &args.common.namespace, &args.common.state_configmap);
+    let leaving = follow_leaving(
+        client.clone(),
+        &args.common.namespace,
+        &args.common.state_configmap,
+    );
 
     let (report, reports) = watch::channel(AgentReport::default());
     let (speaker_in, speaker) = watch::channel(None);
+    let me = NodeName(node_name);
+    let handover = handover::run(&client, &me, &nft, leaving.clone());
     let wiring = Wiring {
-        me: NodeName(node_name),
+        me: me.clone(),
         class: class_policy(&args.common),
         leaving,
         speaker,
         report,
         programmed: Some(programmed),
     };
-    let engine = Engine::new(nft, args.mark, metrics);
+    let engine = Engine::new(nft.clone(), args.mark, metrics);
     tokio::select! {
-        () = run(engine, index, wiring) => Ok(()),
+        // The hand-over ends when the installation leaves; its table is removed together with the other one.
+        ((), ()) = async { tokio::join!(run(engine, index, wiring), handover) } => Ok(()),
         ended = link::serve(&args.socket, reports, speaker_in) => {
             error!("the link to the speaker ended");
             ended.context("cannot serve the speaker")

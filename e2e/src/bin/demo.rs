@@ -122,18 +122,10 @@ fn cordon(lab: &Lab, address: Ipv4Addr) -> Result<()> {
     println!("\nannounced before: {before}");
     println!("announced after:  {after}");
     println!("longest gap between good answers: {} ms", report.longest_gap.ms);
-    println!(
-        "new connections that failed: {} of {}",
-        report.failed_new(),
-        report.requests
-    );
-    println!("connections cut while they were open: {}", report.cut());
+    println!("failed requests: {} of {}", report.failed, report.requests);
     println!("({report})");
-    if report.failed_new() != 0 {
-        bail!(
-            "{} new connections failed while the address moved",
-            report.failed_new()
-        );
+    if report.failed != 0 {
+        bail!("{} requests failed while the address moved", report.failed);
     }
     Ok(())
 }

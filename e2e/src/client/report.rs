@@ -248,18 +248,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-impl Report {
-    /// Requests that failed although their connection had been opened: it was cut in between.
-    pub fn cut(&self) -> u64 {
-        self.failures.get(&FailureKind::Cut).copied().unwrap_or(0)
-    }
-
-    /// New connections that failed: they could not be opened, or nobody answered on them.
-    pub fn failed_new(&self) -> u64 {
-        self.failed - self.cut()
-    }
-}
-
 impl fmt::Display for Report {
     /// One line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

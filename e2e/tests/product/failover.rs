@@ -23,7 +23,12 @@ fn cordon_moves_the_address_without_a_failed_connection_and_uncordon_does_not_mo
     let f = Fixture::new("cordon", &["172.30.0.100-172.30.0.101"]);
     let vip = f.web("web", "Local", &["node1", "node2", "node3"]);
     let before = f.wait_announcer(vip, |_| true);
-    let client = f.lab.start_client(Place::Client, &client_options(vip)).unwrap();
+    // Besides the new connections, ten that stay open and are used all the time.
+    let options = ClientOptions {
+        hold: 10,
+        ..client_options(vip)
+    };
+    let client = f.lab.start_client(Place::Client, &options).unwrap();
     std::thread::sleep(CALM);
     f.cluster.cordon(&before, true).unwrap();
     let after = f.wait_announcer(vip, |name| name != before);
@@ -39,9 +44,12 @@ fn cordon_moves_the_address_without_a_failed_connection_and_uncordon_does_not_mo
     .unwrap();
     let report = client.stop().unwrap();
     println!("cordon: {report}");
-    assert_eq!(report.failed_new(), 0, "{report}");
-    // One that is open at the very moment of the move may be cut, and no more than that.
-    assert!(report.cut() <= 1, "{report}");
+    assert_eq!(report.failed, 0, "{report}");
+    let held = report.held.as_ref().unwrap();
+    assert!(
+        held.connections == 10 && held.broken.is_empty(),
+        "open connections survive the move: {report}"
+    );
     assert!(report.good > 100, "{report}");
     f.wait_event("web", "OwnerChanged");
 }

@@ -147,6 +147,9 @@ fn fixed_chains(mark: u32) -> BTreeMap<Chain, Vec<Rule>> {
     filter.extend(FAMILIES.map(|family| Rule::new([], [Action::Lookup(Set::Filter(family))])));
     filter.extend(FAMILIES.map(|family| to_vip(family, Chain::Unserved)));
     let guard = FAMILIES.map(|family| to_vip(family, Chain::Refuse)).to_vec();
+    // What is passed on to the owner before us is still addressed to the VIP, as it must be.
+    let mut sent = vec![Rule::new([Match::Untracked], [Action::Accept])];
+    sent.extend(guard.clone());
     let mut nat = by_family(|family| Rule::new([], [Action::Lookup(Set::Nat(family))]));
     nat.extend(by_family(|family| {
         Rule::new([Match::Echo(family)], [Action::DnatBy(Set::Echo(family))])
@@ -179,8 +182,8 @@ fn fixed_chains(mark: u32) -> BTreeMap<Chain, Vec<Rule>> {
     BTreeMap::from([
         (Chain::FilterPrerouting, filter.clone()),
         (Chain::FilterOutput, filter),
-        (Chain::FilterForward, guard.clone()),
-        (Chain::FilterSent, guard),
+        (Chain::FilterForward, guard),
+        (Chain::FilterSent, sent),
         (Chain::NatPrerouting, nat.clone()),
         (Chain::NatOutput, nat),
         (Chain::NatPostrouting, masquerade),

@@ -110,7 +110,22 @@ impl Nft {
             .map(drop)
     }
 
-    async fn apply(&self, text: &str) -> Result<(), DriverError> {
+    /// Is there a table of ours in a family? If nft cannot tell, it counts as there: a change will fail and say why.
+    pub async fn has_table(&self, family: &str) -> bool {
+        let wanted = format!("table {family} {TABLE}");
+        match self.run(&["list", "tables"], None).await {
+            Ok(answer) => String::from_utf8_lossy(&answer)
+                .lines()
+                .any(|line| line == wanted),
+            Err(_) => true,
+        }
+    }
+
+    /// Applies a text as one transaction.
+    ///
+    /// # Errors
+    /// What nft says.
+    pub async fn apply(&self, text: &str) -> Result<(), DriverError> {
         self.run(&["-f", "-"], Some(text)).await.map(drop)
     }
 

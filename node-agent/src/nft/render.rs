@@ -24,9 +24,11 @@ pub fn replace(ruleset: &Ruleset) -> String {
     text
 }
 
-/// Removes the table; no error if there is none.
+/// Removes our tables; no error if there is none.
 pub fn remove() -> String {
-    format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
+    let both =
+        ["inet", "ip"].map(|family| format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n"));
+    both.concat()
 }
 
 /// The difference from `old`, which the kernel holds, to `new`; empty when there is none. Chains are made before
@@ -263,6 +265,7 @@ impl fmt::Display for Text<&Match> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Match::KnownFlow => f.write_str("ct state established,related"),
+            Match::Untracked => f.write_str("ct state untracked"),
             Match::Invalid => f.write_str("ct state invalid"),
             Match::MidFlow => f.write_str("ct state new tcp flags & (fin | syn | rst | ack) != syn"),
             Match::Protocol(protocol) => write!(f, "meta l4proto {}", protocol.as_str()),

@@ -240,6 +240,8 @@ pub enum Value {
 pub enum Match {
     /// The packet belongs to a known flow, or is an error message about one.
     KnownFlow,
+    /// Connection tracking was told to leave it alone: a packet on its way to the owner before us.
+    Untracked,
     /// Connection tracking cannot make sense of it.
     Invalid,
     /// TCP in the middle of a flow that is not known. Connection tracking would otherwise adopt it (`tcp_loose`) and
