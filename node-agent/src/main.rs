@@ -58,7 +58,7 @@ struct Args {
     #[arg(long, env = "FAIRLEAD_AGENT_SOCKET", default_value = link::SOCKET, value_name = "PATH")]
     socket: PathBuf,
 
-    /// Remove the table inet fairlead from this node's kernel, and end
+    /// Remove our tables (inet fairlead, ip fairlead) from this node's kernel, and end
     #[arg(long)]
     cleanup: bool,
 }
