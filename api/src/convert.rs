@@ -3,13 +3,14 @@
 //! Conversions never fail as a whole: what cannot be read inside an object is left out where leaving it out is safe
 //! (an endpoint whose address does not parse), and the object is treated as absent where it is not.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fairlead_core::announce;
-use fairlead_core::config::{RawAdvertisement, RawPool};
+use fairlead_core::config::{Access, Allocation, OnRemove, RawAdvertisement, RawPool};
 use fairlead_core::model::{
-    Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice, SliceEndpoint,
-    SlicePort, TrafficPolicy,
+    Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice,
+    SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use fairlead_core::selector::{Requirement, Selector};
 use ipnet::IpNet;
@@ -17,8 +18,10 @@ use k8s_openapi::api::core::v1 as core_v1;
 use k8s_openapi::api::discovery::v1 as discovery_v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
+use crate::annotations;
 use crate::conditions::parse_assigned;
 use crate::node_state::{Candidacy, CandidacyRecord};
+use crate::pool::{ExternalIpPolicy, PoolAllocation, PoolExternalIps, RemovePolicy};
 use crate::{AddressPool, L2Advertisement};
 
 /// Label that keeps a node out of external load balancing (KEP-3458).
@@ -42,6 +45,8 @@ pub fn service(object: &core_v1::Service) -> Option<Service> {
         .filter(|e| vip_mode(e))
         .filter_map(|e| e.ip.as_deref()?.parse().ok())
         .collect();
+    let empty = BTreeMap::new();
+    let notes = object.metadata.annotations.as_ref().unwrap_or(&empty);
     Some(Service {
         key: ServiceKey::new(object.metadata.namespace.clone()?, object.metadata.name.clone()?),
         uid: object.metadata.uid.clone().unwrap_or_default(),
@@ -54,6 +59,26 @@ pub fn service(object: &core_v1::Service) -> Option<Service> {
             _ => ServiceType::ClusterIp,
         },
         class: spec.load_balancer_class.clone(),
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        selector: spec.selector.clone().unwrap_or_default(),
+        headless: spec.cluster_ip.as_deref() == Some("None"),
+        family_policy: match spec.ip_family_policy.as_deref() {
+            Some("RequireDualStack") => FamilyPolicy::RequireDualStack,
+            Some("PreferDualStack") => FamilyPolicy::PreferDualStack,
+            _ => FamilyPolicy::SingleStack,
+        },
+        wishes: annotations::wishes(notes),
+        metallb: annotations::metallb_wishes(notes),
+        external_wish: notes.get(annotations::EXTERNAL_IPS).cloned(),
+        external_ips: spec
+            .external_ips
+            .iter()
+            .flatten()
+            .filter_map(|text| text.parse().ok())
+            .collect(),
+        external: notes
+            .get(annotations::EXTERNAL_RECORD)
+            .and_then(|text| annotations::parse_external(text)),
         families: spec
             .ip_families
             .iter()
@@ -174,11 +199,50 @@ pub fn node(object: &core_v1::Node) -> Option<Node> {
 
 /// An AddressPool, unchecked.
 pub fn pool(object: &AddressPool) -> Option<RawPool> {
+    let spec = &object.spec;
+    let status = object.status.clone().unwrap_or_default();
     Some(RawPool {
         name: object.metadata.name.clone()?,
         created: created(&object.metadata),
-        addresses: object.spec.addresses.clone(),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        addresses: spec.addresses.clone(),
+        auto_assign: spec.auto_assign,
+        avoid_buggy: spec.avoid_buggy_ips,
+        reserved: spec.reserved.clone(),
+        allocation: allocation(&spec.allocation.clone().unwrap_or_default()),
+        external_ips: external_ips(spec.external_ips.as_ref()),
+        on_remove: match spec.on_remove {
+            RemovePolicy::Keep => OnRemove::Keep,
+            RemovePolicy::Reassign => OnRemove::Reassign,
+        },
+        published: status.cidrs,
+        retained: status.retained,
     })
+}
+
+fn allocation(object: &PoolAllocation) -> Result<Allocation, String> {
+    Ok(Allocation {
+        priority: object.priority,
+        access: Access {
+            namespaces: object.namespaces.clone(),
+            selector: optional(object.namespace_selector.as_ref())?,
+        },
+        services: optional(object.service_selector.as_ref())?,
+    })
+}
+
+fn external_ips(object: Option<&PoolExternalIps>) -> Result<Option<Access>, String> {
+    let Some(object) = object.filter(|object| object.policy == ExternalIpPolicy::Allow) else {
+        return Ok(None);
+    };
+    Ok(Some(Access {
+        namespaces: object.namespaces.clone(),
+        selector: optional(object.namespace_selector.as_ref())?,
+    }))
+}
+
+fn optional(object: Option<&LabelSelector>) -> Result<Option<Selector>, String> {
+    object.map(selector).transpose()
 }
 
 /// An L2Advertisement, unchecked.

@@ -1,6 +1,7 @@
 //! Everything of Kubernetes that Fairlead's programs share: the custom resources, the conditions, labels and
 //! annotations, and the conversions to the vocabulary of `fairlead-core`.
 
+pub mod annotations;
 pub mod conditions;
 pub mod convert;
 pub mod crd;

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use fairlead_api::conditions::{self, ANNOUNCED, ASSIGNED, REMARK, condition, render_assigned};
+use fairlead_api::pool::PoolUsage;
 use fairlead_core::ipam::{Outcome, PoolCount};
 use fairlead_core::model::{AssignedRecord, Service};
 use fairlead_core::reason::{Reason, Refusal};
@@ -193,9 +194,18 @@ pub fn service_change(entry: &ServiceEntry, wanted: Option<&Wanted<'_>>, now: &T
 /// What has to change in the status of a pool.
 pub fn pool_change(entry: &PoolEntry, verdict: &Refusal, count: PoolCount, now: &Time) -> Option<Change> {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let (assigned, available) = (number(count.assigned), number(count.available));
-    let counts = json!({ "assigned": assigned, "available": available });
-    let same = (entry.status.assigned, entry.status.available) == (assigned, available);
+    let usage = PoolUsage {
+        total: number(count.assigned.saturating_add(count.available)),
+        assigned: number(count.assigned),
+        available: number(count.available),
+        usage: format!(
+            "{}/{}",
+            count.assigned,
+            count.assigned.saturating_add(count.available)
+        ),
+    };
+    let counts = json!({ "ipv4": usage });
+    let same = entry.status.ipv4.as_ref() == Some(&usage);
     accepted_change(
         &entry.meta,
         &entry.status.conditions,

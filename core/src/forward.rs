@@ -176,7 +176,7 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
     let ownership = resolve(snapshot.services.iter().copied(), snapshot.config, snapshot.class);
     let mut served: BTreeMap<&ServiceKey, (&Service, Vec<IpAddr>)> = BTreeMap::new();
     for (&address, owner) in &ownership.owners {
-        let service = owner.service;
+        let service = owner.first();
         if snapshot
             .node
             .is_some_and(|node| node.addresses.contains(&address))

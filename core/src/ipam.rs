@@ -135,7 +135,7 @@ impl<'a> Planner<'a> {
 
         let ownership = resolve(services.iter().copied(), config, snapshot.class);
         for (&address, owner) in &ownership.owners {
-            planner.keep(owner.service, address, owner.pool);
+            planner.keep(owner.first(), address, owner.pool);
         }
         for node in &snapshot.nodes {
             for &address in &node.addresses {

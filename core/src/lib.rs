@@ -14,5 +14,5 @@ pub mod ownership;
 pub mod range;
 pub mod reason;
 pub mod selector;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

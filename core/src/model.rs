@@ -154,6 +154,63 @@ impl AssignedRecord {
     }
 }
 
+/// What the user asks of the controller in annotations of the Service; the texts are the user's, unparsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Addresses, comma-separated.
+    pub addresses: Option<String>,
+    /// Names of pools, comma-separated, in order of preference.
+    pub pools: Option<String>,
+    /// Services with the same key may share an address.
+    pub sharing_key: Option<String>,
+}
+
+impl Wishes {
+    /// Nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_none() && self.pools.is_none() && self.sharing_key.is_none()
+    }
+}
+
+/// `spec.ipFamilyPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FamilyPolicy {
+    /// One family.
+    #[default]
+    SingleStack,
+    /// Two families if the cluster has them; one address is better than none.
+    PreferDualStack,
+    /// Two families, both or none.
+    RequireDualStack,
+}
+
+/// One of the addresses in `spec.externalIPs` that the controller answers for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The pool that it is from.
+    pub pool: String,
+    /// Written by the user and taken over by the controller, which therefore never takes it out of the spec.
+    pub adopted: bool,
+}
+
+/// The controller's own record of external IPs: an annotation that nobody else may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalRecord {
+    /// The addresses, in the order of `spec.externalIPs`.
+    pub addresses: Vec<ExternalAddress>,
+    /// When the record got its present addresses, in seconds of Unix time.
+    pub since: i64,
+}
+
+impl ExternalRecord {
+    /// Does the record name this address?
+    pub fn names(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|external| external.address == address)
+    }
+}
+
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -169,10 +226,28 @@ pub struct Service {
     pub kind: ServiceType,
     /// `spec.loadBalancerClass`.
     pub class: Option<String>,
+    /// Labels, for the selectors of pools.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.selector`; Services with the same one in the same namespace have the same backends.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.clusterIP: None`: nothing is forwarded for it.
+    pub headless: bool,
     /// `spec.ipFamilies`, in order.
     pub families: Vec<Family>,
+    /// `spec.ipFamilyPolicy`.
+    pub family_policy: FamilyPolicy,
     /// `spec.loadBalancerIP`, unparsed: it is the user's text.
     pub requested: Option<String>,
+    /// What our annotations ask for.
+    pub wishes: Wishes,
+    /// What MetalLB's annotations ask for.
+    pub metallb: Wishes,
+    /// Annotation `fairlead.dev/external-ips`, unparsed: pools or addresses.
+    pub external_wish: Option<String>,
+    /// `spec.externalIPs`, those that can be read.
+    pub external_ips: Vec<IpAddr>,
+    /// What the controller recorded of them.
+    pub external: Option<ExternalRecord>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.externalTrafficPolicy`.

@@ -1,9 +1,10 @@
-//! Inclusive address ranges and their textual forms.
+//! Inclusive address ranges, their textual forms, and maps from disjoint ranges.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use thiserror::Error;
 
 use crate::model::Family;
@@ -104,6 +105,107 @@ impl IpRange {
     }
 }
 
+impl IpRange {
+    /// The range as CIDRs, the fewest there are, in ascending order.
+    pub fn cidrs(&self) -> Vec<IpNet> {
+        match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl From<IpNet> for IpRange {
+    fn from(net: IpNet) -> Self {
+        Self {
+            first: net.network(),
+            last: net.broadcast(),
+        }
+    }
+}
+
+impl From<IpAddr> for IpRange {
+    fn from(address: IpAddr) -> Self {
+        Self {
+            first: address,
+            last: address,
+        }
+    }
+}
+
+/// Values of disjoint ranges; a look-up is O(log n).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeMap<T> {
+    /// By first address: last address and value.
+    ranges: BTreeMap<IpAddr, (IpAddr, T)>,
+}
+
+impl<T> Default for RangeMap<T> {
+    fn default() -> Self {
+        Self {
+            ranges: BTreeMap::new(),
+        }
+    }
+}
+
+impl<T: Clone> RangeMap<T> {
+    /// Gives a value to the parts of a range that have none yet.
+    pub fn insert(&mut self, range: IpRange, value: &T) {
+        let mut from = Some(range.first);
+        for known in self
+            .overlapping(range)
+            .map(|(known, _)| known)
+            .collect::<Vec<_>>()
+        {
+            if let Some(start) = from.filter(|start| *start < known.first)
+                && let Some(end) = previous(known.first)
+            {
+                self.ranges.insert(start, (end, value.clone()));
+            }
+            from = next(known.last);
+        }
+        if let Some(start) = from.filter(|start| *start <= range.last) {
+            self.ranges.insert(start, (range.last, value.clone()));
+        }
+    }
+
+    /// The value at an address, and the range that has it.
+    pub fn get(&self, address: IpAddr) -> Option<(IpRange, &T)> {
+        let (&first, (last, value)) = self.ranges.range(..=address).next_back()?;
+        let range = IpRange { first, last: *last };
+        range.contains(address).then_some((range, value))
+    }
+
+    /// The ranges that share an address with this one, in ascending order.
+    pub fn overlapping(&self, range: IpRange) -> impl Iterator<Item = (IpRange, &T)> {
+        let start = self
+            .get(range.first)
+            .map_or(range.first, |(known, _)| known.first);
+        self.ranges
+            .range(start..=range.last)
+            .map(|(&first, (last, value))| (IpRange { first, last: *last }, value))
+    }
+
+    /// The parts of a range that have no value, in ascending order.
+    pub fn gaps(&self, range: IpRange) -> Vec<IpRange> {
+        let mut gaps = Vec::new();
+        let mut from = Some(range.first);
+        for (known, _) in self.overlapping(range) {
+            if let Some(gap) = from.and_then(|start| IpRange::new(start, previous(known.first)?)) {
+                gaps.push(gap);
+            }
+            from = next(known.last);
+        }
+        gaps.extend(from.and_then(|start| IpRange::new(start, range.last)));
+        gaps
+    }
+}
+
 impl fmt::Display for IpRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.first == self.last {
@@ -127,6 +229,14 @@ pub fn next(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => v4.to_bits().checked_add(1).map(|n| Ipv4Addr::from_bits(n).into()),
         IpAddr::V6(v6) => v6.to_bits().checked_add(1).map(|n| Ipv6Addr::from_bits(n).into()),
+    }
+}
+
+/// The address before this one in its family; `None` before the first one.
+pub fn previous(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().checked_sub(1).map(|n| Ipv4Addr::from_bits(n).into()),
+        IpAddr::V6(v6) => v6.to_bits().checked_sub(1).map(|n| Ipv6Addr::from_bits(n).into()),
     }
 }
 
@@ -192,6 +302,52 @@ mod tests {
             next("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()),
             None
         );
+    }
+
+    #[test]
+    fn ranges_as_cidrs() {
+        for (text, cidrs) in [
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            (
+                "192.0.2.1-192.0.2.6",
+                "192.0.2.1/32 192.0.2.2/31 192.0.2.4/31 192.0.2.6/32",
+            ),
+            ("2001:db8::1-2001:db8::2", "2001:db8::1/128 2001:db8::2/128"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+        ] {
+            let shown: Vec<String> = IpRange::parse(text)
+                .unwrap()
+                .cidrs()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(shown.join(" "), cidrs, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_map_gives_values_to_uncovered_parts_only() {
+        let range = |text: &str| IpRange::parse(text).unwrap();
+        let mut map = RangeMap::default();
+        map.insert(range("192.0.2.4-192.0.2.5"), &'a');
+        map.insert(range("192.0.2.8-192.0.2.9"), &'b');
+        map.insert(range("192.0.2.0/28"), &'c');
+        map.insert(range("2001:db8::/64"), &'d');
+        let value = |text: &str| map.get(text.parse().unwrap()).map(|(_, value)| *value);
+        let row: String = (0..17)
+            .map(|n| value(&format!("192.0.2.{n}")).unwrap_or('-'))
+            .collect();
+        assert_eq!(row, "ccccaaccbbcccccc-");
+        assert_eq!(value("2001:db8::5"), Some('d'));
+        assert_eq!(value("::1"), None);
+        assert_eq!(
+            map.gaps(range("192.0.2.14-192.0.2.20")),
+            [range("192.0.2.16-192.0.2.20")]
+        );
+        assert_eq!(map.gaps(range("0.0.0.0-0.0.0.9")), [range("0.0.0.0-0.0.0.9")]);
+        assert_eq!(map.gaps(range("192.0.2.0/29")), []);
     }
 
     #[test]

@@ -40,7 +40,9 @@ reasons! {
     OverlappingPool,
     /// A selector cannot be read.
     InvalidSelector,
-    /// The advertisement names a pool that does not exist or was refused.
+    /// The pool was deleted or lost ranges, and Services still have addresses of it.
+    InUse,
+    /// An advertisement or a Service names a pool that does not exist or was refused.
     UnknownPool,
 
     // --- assignment ------------------------------------------------------------------------------------------
@@ -58,10 +60,23 @@ reasons! {
     AddressNotInPool,
     /// The requested address belongs to another Service.
     AddressInUse,
-    /// The requested address can never be assigned (it is a node's own).
+    /// The requested address can never be assigned: a node's own, of a pod or Service network, a gateway, reserved in
+    /// the pool, …
     AddressReserved,
+    /// The pool is not for this namespace or this Service.
+    PoolNotAllowed,
+    /// Services that ask to share an address may not: ports clash, keys differ, or backends under policy Local do.
+    SharingConflict,
     /// The address was given to an older Service as well; this Service gets another one.
     DoubleAssignment,
+    /// The address is no longer in the pool; the Service keeps it.
+    Retained,
+    /// An external IP lies in a pool that does not allow it to this namespace.
+    ExternalIPNotAllowed,
+    /// The API server denied writing `spec.externalIPs`.
+    ExternalIPsDenied,
+    /// A family that the Service prefers to have too has no address.
+    FamilyMissing,
     /// Another implementation serves this Service.
     ServedByAnother,
 
@@ -80,6 +95,8 @@ reasons! {
     NodeNotSelected,
     /// The node has none of the advertisement's interfaces, or they are down.
     NoInterface,
+    /// The address is on no subnet of the node's interfaces.
+    AddressNotOnLink,
     /// The node is labelled `node.kubernetes.io/exclude-from-external-load-balancers`.
     NodeExcluded,
     /// The Node object is being deleted, or the cluster autoscaler is about to.
@@ -102,6 +119,14 @@ reasons! {
     NotElected,
     /// The address is announced.
     Announced,
+
+    // --- events only -----------------------------------------------------------------------------------------
+    /// Another node announces the address now.
+    OwnerChanged,
+    /// The Service got other addresses than it had.
+    Reassigned,
+    /// The Service's addresses were taken back.
+    Released,
 }
 
 impl fmt::Display for Reason {

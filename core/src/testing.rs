@@ -1,8 +1,23 @@
-//! Small constructors for tests of this crate.
+//! Small constructors for tests, of this crate and of those that depend on it (feature `testing`).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up panics")]
+
+use std::collections::BTreeMap;
+
+use crate::config::RawPool;
 use crate::model::{
-    Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy,
+    Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType,
+    TrafficPolicy, Wishes,
 };
+
+/// A pool with nothing but addresses.
+pub fn pool(name: &str, addresses: &[&str]) -> RawPool {
+    RawPool {
+        name: name.to_owned(),
+        addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+        ..RawPool::default()
+    }
+}
 
 /// A LoadBalancer Service `default/<name>` with port 80/TCP, policy Cluster, and no address.
 pub fn service(name: &str) -> Service {
@@ -13,8 +28,17 @@ pub fn service(name: &str) -> Service {
         deleting: false,
         kind: ServiceType::LoadBalancer,
         class: None,
+        labels: BTreeMap::new(),
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        headless: false,
         families: vec![Family::V4],
+        family_policy: FamilyPolicy::SingleStack,
         requested: None,
+        wishes: Wishes::default(),
+        metallb: Wishes::default(),
+        external_wish: None,
+        external_ips: vec![],
+        external: None,
         ports: vec![ServicePort {
             name: String::new(),
             protocol: Protocol::Tcp,
@@ -32,7 +56,6 @@ pub fn service(name: &str) -> Service {
 }
 
 /// A healthy node without labels.
-#[allow(dead_code, reason = "used by tests of several modules")]
 pub fn node(name: &str, address: &str) -> Node {
     let address = address.parse().unwrap();
     Node {

@@ -65,6 +65,7 @@ mod tests {
         let me = NodeName::from("n1");
         let class = ClassPolicy {
             serve_classless: true,
+            metallb: false,
         };
         let mut index = Index::default();
         assert_eq!(index.plan(&me, class), None);

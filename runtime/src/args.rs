@@ -56,11 +56,22 @@ pub struct CommonArgs {
         value_name = "true|false"
     )]
     pub serve_classless: bool,
+
+    /// Whether the annotations of MetalLB (metallb.io/…) are honoured on Services of ours
+    #[arg(
+        long,
+        env = "FAIRLEAD_METALLB_ANNOTATIONS",
+        default_value_t = false,
+        action = clap::ArgAction::Set,
+        value_name = "true|false"
+    )]
+    pub metallb_annotations: bool,
 }
 
 /// The class policy that the arguments ask for.
 pub fn class_policy(args: &CommonArgs) -> ClassPolicy {
     ClassPolicy {
         serve_classless: args.serve_classless,
+        metallb: args.metallb_annotations,
     }
 }

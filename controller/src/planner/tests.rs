@@ -16,6 +16,7 @@ use crate::writes::Ended;
 
 const OURS: ClassPolicy = ClassPolicy {
     serve_classless: true,
+    metallb: false,
 };
 
 struct Cluster {
@@ -649,6 +650,7 @@ fn what_is_no_longer_ours_is_taken_back_and_nothing_else() {
     cluster.service("class-less", 0, mixed);
     cluster.planner = Planner::new(ClassPolicy {
         serve_classless: false,
+        metallb: false,
     });
     cluster.settle();
     for name in ["changed-type", "class-less"] {

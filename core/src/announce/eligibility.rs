@@ -125,9 +125,9 @@ pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
         .iter()
         .map(|(&address, owner)| {
             let mut probe = None;
-            let outcome = filter(view, address, owner.service, owner.pool, &mut probe);
+            let outcome = filter(view, address, owner.first(), owner.pool, &mut probe);
             let evaluation = Evaluation {
-                service: owner.service.key.clone(),
+                service: owner.first().key.clone(),
                 outcome,
                 probe,
             };

@@ -5,6 +5,7 @@ use crate::testing::{node, service};
 
 const CLASS: ClassPolicy = ClassPolicy {
     serve_classless: true,
+    metallb: false,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -14,8 +15,8 @@ fn ip(text: &str) -> IpAddr {
 fn config() -> Config {
     let pool = RawPool {
         name: "p".into(),
-        created: 0,
         addresses: vec!["192.0.2.0/24".into(), "2001:db8::/64".into()],
+        ..RawPool::default()
     };
     compile(&[pool], &[]).config
 }

@@ -17,8 +17,8 @@ fn pools(pools: &[(&str, &[&str])]) -> Config {
         .iter()
         .map(|(name, addresses)| RawPool {
             name: (*name).to_owned(),
-            created: 0,
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+            ..RawPool::default()
         })
         .collect();
     let compiled = compile(&raw, &[]);
@@ -56,6 +56,7 @@ fn wishing(address: &str, service: Service) -> Service {
 
 const DEFAULT: ClassPolicy = ClassPolicy {
     serve_classless: true,
+    metallb: false,
 };
 
 fn plan_of(config: &Config, nodes: &[Node], services: &[Service]) -> Plan {
@@ -537,7 +538,7 @@ proptest! {
                     let others = services.iter().filter(|o| o.key != *key && o.ingress.contains(address));
                     for other in others {
                         // Only a hand-edited ingress that is corrected by the same plan may name it.
-                        prop_assert!(owners.get(address).is_none_or(|owner| owner.service.key != other.key));
+                        prop_assert!(owners.get(address).is_none_or(|owner| owner.first().key != other.key));
                         let outcome = plan.services.get(&other.key);
                         prop_assert!(
                             matches!(outcome, Some(Outcome::Assigned { .. } | Outcome::Refused(_))),
@@ -581,7 +582,7 @@ proptest! {
         let given = given(&plan);
         let owners = resolve(services.iter(), &config, DEFAULT).owners;
         for (address, owner) in owners {
-            let service = owner.service;
+            let service = owner.first();
             if service.requested.is_none() && service.families.contains(&Family::V4) {
                 prop_assert!(given[&service.key].contains(&address), "{} lost {address}", service.key);
             }

@@ -3,9 +3,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use fairlead_core::config::RawPool;
-use fairlead_core::model::{
-    AssignedRecord, Family, Protocol, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy,
-};
+use fairlead_core::model::{AssignedRecord, Service, TrafficPolicy};
 use prometheus_client::registry::Registry;
 
 use super::*;
@@ -80,6 +78,7 @@ fn world_of(kernel: Kernel) -> World {
         me: NodeName::from("n1"),
         class: ClassPolicy {
             serve_classless: true,
+            metallb: false,
         },
         leaving: leaving_in,
         speaker: speaker_in,
@@ -141,8 +140,8 @@ async fn a_change_ages_while_the_kernel_is_slow() {
     world.index.with(|index| {
         let pool = RawPool {
             name: "p".into(),
-            created: 0,
             addresses: vec!["192.0.2.0/24".into()],
+            ..RawPool::default()
         };
         index.pools.reset(BTreeMap::from([("p".to_owned(), pool)]));
         let service = service(vip);
@@ -176,30 +175,12 @@ async fn a_change_ages_while_the_kernel_is_slow() {
 
 fn service(vip: IpAddr) -> Service {
     Service {
-        key: ServiceKey::new("default", "a"),
-        uid: "a".into(),
-        created: 0,
-        deleting: false,
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        families: vec![Family::V4],
-        requested: None,
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-        }],
-        policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        client_ip_affinity: false,
-        source_ranges: vec![],
         ingress: vec![vip],
-        foreign_ingress: false,
         assigned: Some(AssignedRecord {
             addresses: vec![(vip, "p".into())],
             since: 1,
         }),
+        ..fairlead_core::testing::service("a")
     }
 }
 

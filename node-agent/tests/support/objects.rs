@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use fairlead_core::config::{RawPool, compile};
 use fairlead_core::forward::{Forwarding, Snapshot, plan};
 use fairlead_core::model::{
-    AssignedRecord, Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice,
-    SliceEndpoint, SlicePort, TrafficPolicy,
+    AssignedRecord, Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, Slice, SliceEndpoint,
+    SlicePort, TrafficPolicy,
 };
 use fairlead_core::ownership::ClassPolicy;
 
@@ -55,8 +55,8 @@ impl Cluster {
     pub fn plan(&self) -> Forwarding {
         let pool = RawPool {
             name: "p".into(),
-            created: 0,
             addresses: vec!["192.0.2.0/24".into(), "2001:db8::/64".into()],
+            ..RawPool::default()
         };
         let services: Vec<&Service> = self.services.iter().collect();
         let slices: Vec<&Slice> = self.slices.iter().collect();
@@ -66,6 +66,7 @@ impl Cluster {
             config: &compile(&[pool], &[]).config,
             class: ClassPolicy {
                 serve_classless: true,
+                metallb: false,
             },
             node: Some(&self.node),
         };
@@ -82,20 +83,12 @@ pub fn service(name: &str, policy: TrafficPolicy, vips: &[&str], ports: &[&str])
     Service {
         key: ServiceKey::new("default", name),
         uid: name.into(),
-        created: 0,
-        deleting: false,
-        kind: ServiceType::LoadBalancer,
-        class: None,
         families: vec![Family::V4, Family::V6],
-        requested: None,
         ports: ports.iter().map(|text| port(text)).collect(),
         policy,
-        health_check_node_port: None,
-        client_ip_affinity: false,
-        source_ranges: vec![],
         ingress: addresses.iter().map(|(address, _)| *address).collect(),
-        foreign_ingress: false,
         assigned: Some(AssignedRecord { addresses, since: 1 }),
+        ..fairlead_core::testing::service(name)
     }
 }
 

@@ -2,10 +2,7 @@ use super::*;
 use crate::index::Peer;
 use fairlead_core::announce::{Candidacy, Record, Verdict};
 use fairlead_core::config::{RawAdvertisement, RawPool};
-use fairlead_core::model::{
-    AssignedRecord, Node, Protocol, Service, ServicePort, ServiceType, Slice, SliceEndpoint, SlicePort,
-    TrafficPolicy,
-};
+use fairlead_core::model::{AssignedRecord, Node, Protocol, Service, Slice, SliceEndpoint, SlicePort};
 use fairlead_runtime::link::{AddressReport, AgentReport, AgentView};
 
 use crate::links::Link;
@@ -18,30 +15,12 @@ fn vip(last: u8) -> IpAddr {
 
 fn service(name: &str, last: u8) -> Service {
     Service {
-        key: ServiceKey::new("default", name),
-        uid: name.into(),
-        created: 0,
-        deleting: false,
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        families: vec![Family::V4],
-        requested: None,
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-        }],
-        policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        client_ip_affinity: false,
-        source_ranges: vec![],
         ingress: vec![vip(last)],
-        foreign_ingress: false,
         assigned: Some(AssignedRecord {
             addresses: vec![(vip(last), "pool".into())],
             since: 1,
         }),
+        ..fairlead_core::testing::service(name)
     }
 }
 
@@ -86,8 +65,8 @@ fn index() -> Index {
     index.nodes.apply("me", Some(node));
     let pool = RawPool {
         name: "pool".into(),
-        created: 0,
         addresses: vec!["192.0.2.1-192.0.2.9".into()],
+        ..RawPool::default()
     };
     index.pools.apply("pool", Some(pool));
     let advertisement = RawAdvertisement {
@@ -164,6 +143,7 @@ fn decided(index: &Index, run: &Run) -> Decision {
             me: &"me".into(),
             class: ClassPolicy {
                 serve_classless: true,
+                metallb: false,
             },
             links: &links(),
             data_path: &data_path,

@@ -103,12 +103,13 @@ impl World {
     fn evaluate(&self) -> BTreeMap<IpAddr, Evaluation> {
         let pool = RawPool {
             name: "pool".into(),
-            created: 0,
             addresses: vec!["192.0.2.100-192.0.2.120".into(), "2001:db8::/120".into()],
+            ..RawPool::default()
         };
         let config = compile(&[pool], &self.advertisements).config;
         let class = ClassPolicy {
             serve_classless: true,
+            metallb: false,
         };
         evaluate(&View {
             me: &"node1".into(),
