@@ -1,122 +1,175 @@
-//! Which addresses are in use, and the lowest that are not.
+//! Which addresses are claimed, by whom, and which of the pools' addresses nobody claims.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use crate::config::{Config, Pool};
-use crate::model::{Family, NodeName, ServiceKey};
-use crate::range::{IpRange, bits, next};
+use super::Usage;
+use super::claims::{Claim, Id};
+use super::free::FreeSet;
+use super::rules::Rules;
+use crate::config::Pool;
+use crate::model::Family;
+use crate::range::IpRange;
 
-/// Who has an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holder<'a> {
-    /// A Service.
-    Service(&'a ServiceKey),
-    /// A node.
-    Node(&'a NodeName),
+/// Counts stop here: more is the same to people, and fits a signed 64-bit number.
+const MOST: u128 = i64::MAX as u128;
+
+/// All claims, and the free addresses of each pool and family.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Space {
+    claims: BTreeMap<IpAddr, Vec<Claim>>,
+    free: HashMap<String, Parts>,
+    /// Addresses claimed by Services that ask to share, by key.
+    shared: HashMap<String, BTreeMap<IpAddr, u32>>,
 }
 
-/// All addresses in use, and for each pool the place up to which nothing is free. Memory grows with the addresses in
-/// use, never with the size of the pools. Addresses are only ever added, so the places only move forward, and each
-/// address in use is passed once.
-#[derive(Debug)]
-pub(super) struct Space<'a> {
-    used: BTreeMap<IpAddr, Holder<'a>>,
-    pools: Vec<Cursor<'a>>,
+/// One pool, by family.
+type Parts = BTreeMap<Family, Part>;
+
+#[derive(Clone, Debug)]
+struct Part {
+    free: FreeSet,
+    /// Free addresses when nothing is claimed.
+    total: u128,
 }
 
-#[derive(Debug)]
-struct Cursor<'a> {
-    pool: &'a str,
-    /// Ranges of one family in ascending order, those that are used up removed; the last element is the lowest one.
-    ranges: Vec<IpRange>,
-    /// No address of the lowest range below this one is free.
-    place: Option<IpAddr>,
-}
-
-impl<'a> Space<'a> {
-    /// Nothing is in use. Only addresses of one family are handed out.
-    pub(super) fn new(config: &'a Config, family: Family) -> Self {
-        let pools = config.pools.values().filter_map(|pool| {
-            let mut ranges: Vec<IpRange> = pool
-                .ranges
-                .iter()
-                .filter(|r| r.family() == family)
-                .copied()
-                .collect();
-            ranges.sort();
-            ranges.reverse();
-            let place = ranges.last()?.first();
-            Some(Cursor {
-                pool: &pool.name,
-                ranges,
-                place: Some(place),
-            })
-        });
-        Self {
-            used: BTreeMap::new(),
-            pools: pools.collect(),
-        }
-    }
-
-    /// Marks an address as used unless it is already; answers who had it before.
-    pub(super) fn mark(&mut self, address: IpAddr, holder: Holder<'a>) -> Option<Holder<'a>> {
-        let before = self.holder(address);
-        self.used.entry(address).or_insert(holder);
-        before
-    }
-
-    /// Who has the address.
-    pub(super) fn holder(&self, address: IpAddr) -> Option<Holder<'a>> {
-        self.used.get(&address).copied()
-    }
-
-    /// Names of the pools that have addresses of the family, used up or not, in order.
-    pub(super) fn pools(&self) -> impl Iterator<Item = &'a str> {
-        self.pools.iter().map(|cursor| cursor.pool)
-    }
-
-    /// Takes the lowest free address of the first pool that has one.
-    pub(super) fn take(&mut self, service: &'a ServiceKey) -> Option<(IpAddr, &'a str)> {
-        for cursor in &mut self.pools {
-            if let Some(address) = cursor.advance(&self.used) {
-                self.used.insert(address, Holder::Service(service));
-                return Some((address, cursor.pool));
-            }
-        }
-        None
-    }
-
-    /// How many addresses of a family a pool has that are not in use, saturating at 2^63−1.
-    pub(super) fn available(&self, pool: &Pool, family: Family) -> u64 {
-        let free = pool
-            .ranges
-            .iter()
-            .filter(|range| range.family() == family)
-            .map(|range| {
-                let used = self.used.range(range.first()..=range.last()).count() as u128;
-                (bits(range.last()) - bits(range.first()))
-                    .saturating_add(1)
-                    .saturating_sub(used)
-            });
-        let total = free.fold(0u128, u128::saturating_add);
-        u64::try_from(total).unwrap_or(u64::MAX).min(i64::MAX as u64)
-    }
-}
-
-impl Cursor<'_> {
-    /// The lowest free address.
-    fn advance(&mut self, used: &BTreeMap<IpAddr, Holder<'_>>) -> Option<IpAddr> {
-        while let Some(range) = self.ranges.last() {
-            while let Some(place) = self.place.filter(|place| *place <= range.last()) {
-                if !used.contains_key(&place) {
-                    return Some(place);
+impl Space {
+    /// Nothing is claimed.
+    pub(super) fn new(rules: &Rules) -> Self {
+        let mut space = Self::default();
+        for pool in rules.pools() {
+            for range in &pool.ranges {
+                let part = space
+                    .free
+                    .entry(pool.name.clone())
+                    .or_default()
+                    .entry(range.family())
+                    .or_insert_with(|| Part {
+                        free: FreeSet::new(pool.avoid_buggy),
+                        total: 0,
+                    });
+                for gap in rules.never().gaps(*range) {
+                    part.free.add(gap);
                 }
-                self.place = next(place);
+                part.total = part.free.count();
             }
-            self.ranges.pop();
-            self.place = self.ranges.last().map(IpRange::first);
         }
-        None
+        space
     }
+
+    /// Everybody's claims on an address.
+    pub(super) fn claims(&self, address: IpAddr) -> &[Claim] {
+        self.claims.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Everybody else with a claim on an address.
+    pub(super) fn others(&self, address: IpAddr, id: Id) -> impl Iterator<Item = Id> {
+        let others = self.claims(address).iter().map(|claim| claim.id);
+        others.filter(move |other| *other != id)
+    }
+
+    /// Sets the claim of a Service on an address; it has at most one on each.
+    pub(super) fn set(&mut self, rules: &Rules, address: IpAddr, claim: Claim) {
+        let claims = self.claims.entry(address).or_default();
+        if let Some(known) = claims.iter_mut().find(|known| known.id == claim.id) {
+            *known = claim;
+            return;
+        }
+        if claims.is_empty()
+            && let Some(part) = part_of(&mut self.free, rules, address)
+        {
+            part.free.remove(address);
+        }
+        claims.push(claim);
+    }
+
+    /// Takes the claim of a Service away; answers whether nobody claims the address any more.
+    pub(super) fn remove(&mut self, rules: &Rules, address: IpAddr, id: Id) -> bool {
+        let Some(claims) = self.claims.get_mut(&address) else {
+            return false;
+        };
+        claims.retain(|claim| claim.id != id);
+        if !claims.is_empty() {
+            return false;
+        }
+        self.claims.remove(&address);
+        if rules.never().get(address).is_none()
+            && let Some(part) = part_of(&mut self.free, rules, address)
+        {
+            part.free.add(IpRange::from(address));
+        }
+        true
+    }
+
+    /// A Service that asks to share by this key claims the address.
+    pub(super) fn share(&mut self, key: &str, address: IpAddr) {
+        let group = match self.shared.get_mut(key) {
+            Some(group) => group,
+            None => self.shared.entry(key.to_owned()).or_default(),
+        };
+        *group.entry(address).or_default() += 1;
+    }
+
+    /// It claims it no longer.
+    pub(super) fn unshare(&mut self, key: &str, address: IpAddr) {
+        let Some(group) = self.shared.get_mut(key) else {
+            return;
+        };
+        if let Some(count) = group.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                group.remove(&address);
+            }
+        }
+        if group.is_empty() {
+            self.shared.remove(key);
+        }
+    }
+
+    /// The lowest address of a pool that nobody claims.
+    pub(super) fn lowest(&self, pool: &Pool, family: Family) -> Option<IpAddr> {
+        self.free.get(&pool.name)?.get(&family)?.free.lowest()
+    }
+
+    /// Does the pool have addresses of the family at all?
+    pub(super) fn has(&self, pool: &Pool, family: Family) -> bool {
+        let parts = self.free.get(&pool.name);
+        parts.is_some_and(|parts| parts.contains_key(&family))
+    }
+
+    /// Addresses that Services with this sharing key claim, in ascending order.
+    pub(super) fn shared(&self, key: &str) -> impl Iterator<Item = IpAddr> {
+        self.shared
+            .get(key)
+            .into_iter()
+            .flat_map(|group| group.keys().copied())
+    }
+
+    /// How full a pool is, if it has addresses of the family or some are assigned.
+    pub(super) fn usage(&self, pool: &str, family: Family, assigned: u64) -> Option<Usage> {
+        let part = self.free.get(pool).and_then(|parts| parts.get(&family));
+        let number = |count: u128| u64::try_from(count.min(MOST)).unwrap_or(i64::MAX as u64);
+        (part.is_some() || assigned > 0).then(|| Usage {
+            total: part.map_or(0, |part| number(part.total)),
+            assigned,
+            available: part.map_or(0, |part| number(part.free.count())),
+        })
+    }
+
+    /// All addresses that anybody claims, for checks.
+    #[cfg(test)]
+    pub(super) fn claimed(&self) -> BTreeSet<IpAddr> {
+        self.claims.keys().copied().collect()
+    }
+}
+
+/// The free addresses of the pool whose spec has the address.
+fn part_of<'a>(free: &'a mut HashMap<String, Parts>, rules: &Rules, address: IpAddr) -> Option<&'a mut Part> {
+    let pool = rules.config.pool_of(address)?;
+    if !pool.contains(address) {
+        return None;
+    }
+    free.get_mut(&pool.name)?.get_mut(&Family::of(address))
 }

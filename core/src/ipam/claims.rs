@@ -1,0 +1,108 @@
+//! What one Service claims, as it is observed: every address that stands in its status, its spec or its records.
+
+use std::net::IpAddr;
+
+use super::rules::Rules;
+use crate::model::Service;
+use crate::ownership::{Place, takes_external_ips};
+
+/// Number of a Service in the ledger.
+pub(super) type Id = u32;
+
+/// How firmly an address is claimed: the earlier ones win.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// It stands in the Service and the controller's record names it.
+    Kept,
+    /// The record names it, but somebody took it out of the Service.
+    Recorded,
+    /// It was decided that the Service gets it; nothing is written yet.
+    Planned,
+    /// It stands in the Service without a record, or in a Service that is not ours: nobody else may have it, and for
+    /// the Service itself it counts for nothing.
+    Standing,
+    /// A write that takes it away has been sent and not been seen to have happened.
+    Held,
+}
+
+/// A claim of a Service on an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) id: Id,
+    pub(super) kind: Kind,
+    pub(super) place: Place,
+}
+
+/// Everything that a Service is observed to claim, each address once. `held` are further addresses of which writes are
+/// under way.
+pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]) -> Vec<(IpAddr, Claim)> {
+    let mut claims: Vec<(IpAddr, Claim)> = Vec::new();
+    let mut claim = |address: IpAddr, kind, place| {
+        match claims.iter_mut().find(|(known, _)| *known == address) {
+            // An external IP that is also the Service's own load balancer address: the firmer claim counts.
+            Some((_, known)) if kind < known.kind => *known = Claim { id, kind, place },
+            Some(_) => {}
+            None => claims.push((address, Claim { id, kind, place })),
+        }
+    };
+    let ours = rules.class.serves(service) && !served_by_another(rules, service);
+    let recorded = |address: IpAddr| {
+        let record = service.assigned.as_ref();
+        record.is_some_and(|record| record.names(address))
+    };
+    for &address in &service.ingress {
+        let kept = ours && recorded(address);
+        claim(
+            address,
+            if kept { Kind::Kept } else { Kind::Standing },
+            Place::Ingress,
+        );
+    }
+    for (address, _) in service.assigned.iter().flat_map(|record| &record.addresses) {
+        if !service.ingress.contains(address) {
+            claim(
+                *address,
+                if ours { Kind::Recorded } else { Kind::Standing },
+                Place::Ingress,
+            );
+        }
+    }
+    let external = takes_external_ips(service);
+    let recorded = |address: IpAddr| {
+        let record = service.external.as_ref();
+        record.is_some_and(|record| record.names(address))
+    };
+    for &address in &service.external_ips {
+        let kept = external && recorded(address);
+        claim(
+            address,
+            if kept { Kind::Kept } else { Kind::Standing },
+            Place::External,
+        );
+    }
+    for recorded in service.external.iter().flat_map(|record| &record.addresses) {
+        // What the user wrote and has taken out again is the user's to take out.
+        if !service.external_ips.contains(&recorded.address) && !recorded.adopted {
+            let kind = if external { Kind::Recorded } else { Kind::Standing };
+            claim(recorded.address, kind, Place::External);
+        }
+    }
+    for &address in held {
+        claim(address, Kind::Held, Place::Ingress);
+    }
+    claims
+}
+
+/// A class-less Service whose status carries entries that are not from our pools, and none that the controller recorded:
+/// another implementation serves it. An unrecorded address of our own pools was put there by hand, and is put right; so
+/// is everything with our class.
+pub(super) fn served_by_another(rules: &Rules, service: &Service) -> bool {
+    let recorded = |address: &IpAddr| {
+        let record = service.assigned.as_ref();
+        record.is_some_and(|record| record.names(*address))
+    };
+    let foreign = |address: &IpAddr| rules.config.pool_of(*address).is_none();
+    service.class.is_none()
+        && (service.foreign_ingress || service.ingress.iter().any(foreign))
+        && !service.ingress.iter().any(recorded)
+}

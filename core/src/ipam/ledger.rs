@@ -1,0 +1,383 @@
+//! The ledger: all Services with their claims and decisions, kept current change by change.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::claims::{Claim, Id, Kind, observed};
+use super::rules::Rules;
+use super::space::Space;
+use super::{Decision, Outcome, PoolState};
+use crate::model::{Family, Service, ServiceKey};
+use crate::ownership::{Place, sharing_key};
+
+/// So many Services are named as holders of a pool's addresses.
+const HOLDERS: usize = 5;
+
+/// Who should have what. [`Ledger::set`] and [`Ledger::remove`] take note of a change in O(log n);
+/// [`Ledger::settle`] then decides for the Services that the changes can concern.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    pub(super) rules: Rules,
+    pub(super) space: Space,
+    ids: HashMap<ServiceKey, Id>,
+    entries: BTreeMap<Id, Entry>,
+    next: Id,
+    /// To be decided anew.
+    dirty: HashSet<Id>,
+    /// Services that would have something else if an address became free.
+    waiting: HashSet<Id>,
+    /// An address has become free since waiting Services were decided.
+    released: bool,
+    /// What is decided, by pool.
+    pools: BTreeMap<String, Given>,
+}
+
+/// A Service in the ledger.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) service: Arc<Service>,
+    held: Vec<IpAddr>,
+    /// Observed and planned claims.
+    pub(super) claims: Vec<(IpAddr, Claim)>,
+    decision: Decision,
+}
+
+/// The addresses given from one pool, each with the Services that have it.
+#[derive(Clone, Debug, Default)]
+struct Given {
+    v4: u64,
+    v6: u64,
+    holders: BTreeMap<IpAddr, BTreeSet<Id>>,
+}
+
+impl Ledger {
+    /// A ledger without Services.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            space: Space::new(&rules),
+            rules,
+            ids: HashMap::new(),
+            entries: BTreeMap::new(),
+            next: 0,
+            dirty: HashSet::new(),
+            waiting: HashSet::new(),
+            released: false,
+            pools: BTreeMap::new(),
+        }
+    }
+
+    /// What it decides by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Decides by other rules from now on: every Service anew, from what is observed.
+    pub fn change_rules(&mut self, rules: Rules) {
+        let before = std::mem::replace(self, Self::new(rules));
+        for (key, id) in before.ids {
+            let Some(entry) = before.entries.get(&id) else {
+                continue;
+            };
+            self.set(Arc::clone(&entry.service), entry.held.clone());
+            // Kept, so that `settle` tells which decisions changed.
+            if let Some(new) = self.ids.get(&key).and_then(|id| self.entries.get_mut(id)) {
+                new.decision = entry.decision.clone();
+            }
+        }
+        let decided: Vec<(Id, Decision)> = self
+            .entries
+            .iter()
+            .map(|(id, entry)| (*id, entry.decision.clone()))
+            .collect();
+        for (id, decision) in decided {
+            self.count(id, &decision, true);
+        }
+    }
+
+    /// A Service as it is observed, or as it will be once a write under way has happened. `held` are addresses that it
+    /// is still seen to name although that write takes them away.
+    pub fn set(&mut self, service: Arc<Service>, held: Vec<IpAddr>) {
+        let id = match self.ids.get(&service.key) {
+            Some(id) => *id,
+            None => {
+                self.next += 1;
+                self.ids.insert(service.key.clone(), self.next);
+                self.next
+            }
+        };
+        let known = self.entries.get(&id);
+        if known.is_some_and(|entry| entry.service == service && entry.held == held) {
+            return;
+        }
+        let mut claims = observed(&self.rules, &service, id, &held);
+        let (before, decision) = known.map_or_else(Default::default, |entry| {
+            (entry.claims.clone(), entry.decision.clone())
+        });
+        // What was decided and is not written yet stays for the time being.
+        for (address, claim) in before.iter().filter(|(_, claim)| claim.kind == Kind::Planned) {
+            if claims.iter().all(|(known, _)| known != address) {
+                claims.push((*address, *claim));
+            }
+        }
+        let old_key = self.key_of(id);
+        let new_key = sharing_key(&service, self.rules.class.metallb).map(str::to_owned);
+        let entry = Entry {
+            service,
+            held,
+            claims: claims.clone(),
+            decision,
+        };
+        self.entries.insert(id, entry);
+        self.reclaim(id, &before, &claims, (old_key.as_deref(), new_key.as_deref()));
+        self.dirty.insert(id);
+    }
+
+    /// A Service is gone.
+    pub fn remove(&mut self, key: &ServiceKey) {
+        let Some(id) = self.ids.remove(key) else { return };
+        let old_key = self.key_of(id);
+        if let Some(entry) = self.entries.remove(&id) {
+            self.reclaim(id, &entry.claims, &[], (old_key.as_deref(), None));
+            self.count(id, &entry.decision, false);
+        }
+        self.dirty.remove(&id);
+        self.waiting.remove(&id);
+    }
+
+    /// Decides for all Services that changes can concern; answers with those whose decision is another one now.
+    pub fn settle(&mut self) -> BTreeSet<ServiceKey> {
+        let mut changed = BTreeSet::new();
+        loop {
+            if std::mem::take(&mut self.released) {
+                self.dirty.extend(&self.waiting);
+            }
+            if self.dirty.is_empty() {
+                return changed;
+            }
+            let mut batch: Vec<(i64, ServiceKey, Id)> = Vec::with_capacity(self.dirty.len());
+            for id in self.dirty.drain() {
+                if let Some(entry) = self.entries.get(&id) {
+                    batch.push((entry.service.created, entry.service.key.clone(), id));
+                }
+            }
+            batch.sort_unstable();
+            for (_, key, id) in batch {
+                if self.decide(id) {
+                    changed.insert(key);
+                }
+            }
+        }
+    }
+
+    /// What is decided for a Service.
+    pub fn decision(&self, key: &ServiceKey) -> Option<&Decision> {
+        Some(&self.entries.get(self.ids.get(key)?)?.decision)
+    }
+
+    /// All decisions.
+    pub fn decisions(&self) -> impl Iterator<Item = (&ServiceKey, &Decision)> {
+        let entries = self.entries.values();
+        entries.map(|entry| (&entry.service.key, &entry.decision))
+    }
+
+    /// The state of a pool.
+    pub fn pool(&self, name: &str) -> PoolState {
+        let nothing = Given::default();
+        let given = self.pools.get(name).unwrap_or(&nothing);
+        let spec = self.rules.config.pools.get(name);
+        let mut state = PoolState {
+            v4: self.space.usage(name, Family::V4, given.v4),
+            v6: self.space.usage(name, Family::V6, given.v6),
+            ..PoolState::default()
+        };
+        if given.holders.is_empty() {
+            return state;
+        }
+        for (address, holders) in &given.holders {
+            if spec.is_none_or(|pool| !pool.contains(*address)) {
+                state.retained.insert(*address);
+                for id in holders {
+                    if let Some(entry) = self.entries.get(id)
+                        && state.holders.len() < HOLDERS
+                        && !state.holders.contains(&entry.service.key)
+                    {
+                        state.holders.push(entry.service.key.clone());
+                    }
+                }
+            }
+        }
+        state
+    }
+
+    pub(super) fn entry(&self, id: Id) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    fn key_of(&self, id: Id) -> Option<String> {
+        let entry = self.entries.get(&id)?;
+        sharing_key(&entry.service, self.rules.class.metallb).map(str::to_owned)
+    }
+
+    /// Makes the claims of a Service other ones, and has everybody decided anew who claims one of the addresses too.
+    fn reclaim(
+        &mut self,
+        id: Id,
+        before: &[(IpAddr, Claim)],
+        after: &[(IpAddr, Claim)],
+        keys: (Option<&str>, Option<&str>),
+    ) {
+        for (address, _) in before {
+            if let Some(key) = keys.0 {
+                self.space.unshare(key, *address);
+            }
+            if after.iter().all(|(kept, _)| kept != address) {
+                self.released |= self.space.remove(&self.rules, *address, id);
+                self.dirty.extend(self.space.others(*address, id));
+            }
+        }
+        for (address, claim) in after {
+            if let Some(key) = keys.1 {
+                self.space.share(key, *address);
+            }
+            self.space.set(&self.rules, *address, *claim);
+            self.dirty.extend(self.space.others(*address, id));
+        }
+    }
+
+    /// Decides for one Service; answers whether the decision is another one.
+    fn decide(&mut self, id: Id) -> bool {
+        let Some(entry) = self.entries.get(&id) else {
+            return false;
+        };
+        let (service, before) = (Arc::clone(&entry.service), entry.decision.clone());
+        let mut decision = Decision {
+            ingress: self.judge_ingress(id, &service),
+            external: before.external,
+        };
+        if service.external_wish.is_some() {
+            // So that the same address is not found twice.
+            self.plan(id, &decision);
+        }
+        decision.external = self.judge_external(id, &service);
+        self.plan(id, &decision);
+        let before = match self.entries.get_mut(&id) {
+            Some(entry) => std::mem::replace(&mut entry.decision, decision.clone()),
+            None => Decision::default(),
+        };
+        if waits(&decision) {
+            self.waiting.insert(id);
+        } else {
+            self.waiting.remove(&id);
+        }
+        if before == decision {
+            return false;
+        }
+        self.count(id, &before, false);
+        self.count(id, &decision, true);
+        true
+    }
+
+    /// Claims for a Service what is decided for it, beside what it is observed to claim.
+    fn plan(&mut self, id: Id, decision: &Decision) {
+        let Some(entry) = self.entries.get(&id) else {
+            return;
+        };
+        let mut claims: Vec<(IpAddr, Claim)> = entry
+            .claims
+            .iter()
+            .filter(|(_, claim)| claim.kind != Kind::Planned)
+            .copied()
+            .collect();
+        for (address, place) in given(decision) {
+            if claims.iter().all(|(known, _)| *known != address) {
+                let kind = Kind::Planned;
+                claims.push((address, Claim { id, kind, place }));
+            }
+        }
+        if claims == entry.claims {
+            return;
+        }
+        let before = entry.claims.clone();
+        let key = self.key_of(id);
+        self.reclaim(id, &before, &claims, (key.as_deref(), key.as_deref()));
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.claims = claims;
+        }
+    }
+
+    /// Adds a decision to the counts of the pools, or takes it out of them.
+    fn count(&mut self, id: Id, decision: &Decision, add: bool) {
+        for (address, pool) in addresses(decision) {
+            let given = self.pools.entry(pool.to_owned()).or_default();
+            let holders = given.holders.entry(address).or_default();
+            let before = holders.len();
+            if add {
+                holders.insert(id);
+            } else {
+                holders.remove(&id);
+            }
+            let after = holders.len();
+            let count = match Family::of(address) {
+                Family::V4 => &mut given.v4,
+                Family::V6 => &mut given.v6,
+            };
+            match (before, after) {
+                (0, 1) => *count += 1,
+                (1, 0) => *count -= 1,
+                _ => {}
+            }
+            if after == 0 {
+                given.holders.remove(&address);
+            }
+            if given.holders.is_empty() {
+                self.pools.remove(pool);
+            }
+        }
+    }
+
+    /// The ledger as a whole, for checks that two are the same.
+    #[cfg(test)]
+    pub(super) fn claimed(&self) -> BTreeSet<IpAddr> {
+        self.space.claimed()
+    }
+}
+
+/// The addresses that a decision gives, each with its pool.
+pub(super) fn addresses(decision: &Decision) -> impl Iterator<Item = (IpAddr, &str)> {
+    let ingress = match &decision.ingress {
+        Some(Outcome::Assigned { addresses, .. }) => addresses.as_slice(),
+        _ => &[],
+    };
+    let external = decision.external.iter().flat_map(|external| &external.addresses);
+    ingress
+        .iter()
+        .map(|(address, pool)| (*address, pool.as_str()))
+        .chain(external.map(|external| (external.address, external.pool.as_str())))
+}
+
+fn given(decision: &Decision) -> impl Iterator<Item = (IpAddr, Place)> {
+    let ingress = match &decision.ingress {
+        Some(Outcome::Assigned { addresses, .. }) => addresses.as_slice(),
+        _ => &[],
+    };
+    let external = decision.external.iter().flat_map(|external| &external.addresses);
+    ingress
+        .iter()
+        .map(|(address, _)| (*address, Place::Ingress))
+        .chain(external.map(|external| (external.address, Place::External)))
+}
+
+/// Could the decision be a better one if an address became free?
+fn waits(decision: &Decision) -> bool {
+    let ingress = match &decision.ingress {
+        Some(Outcome::Assigned { note, .. }) => note.is_some(),
+        Some(Outcome::Refused(_)) => true,
+        Some(Outcome::LeftAlone(_)) | None => false,
+    };
+    ingress
+        || decision
+            .external
+            .as_ref()
+            .is_some_and(|external| external.note.is_some())
+}
