@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod client;
+pub mod lease;
 pub mod leaving;
 pub mod link;
 pub mod readiness;
