@@ -262,26 +262,4 @@ impl Backoff for Retry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_doubles_up_to_five_seconds_and_starts_again() {
-        let mut retry = Retry::default();
-        let waits: Vec<u128> = retry.by_ref().take(7).map(|wait| wait.as_millis()).collect();
-        assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000]);
-        retry.reset();
-        assert_eq!(retry.next(), Some(Duration::from_millis(200)));
-    }
-
-    #[tokio::test]
-    async fn many_changes_are_one_notification() {
-        let shared = Shared::new(Table::<u8>::new("Thing"));
-        let mut changes = shared.changes();
-        for _ in 0..3 {
-            shared.touch();
-        }
-        changes.changed().await.unwrap();
-        assert!(!changes.has_changed().unwrap());
-    }
-}
+mod tests;

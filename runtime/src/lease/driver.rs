@@ -300,3 +300,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
