@@ -95,6 +95,22 @@ async fn a_list_that_began_before_does_not_count_and_the_table_is_of_use_meanwhi
 }
 
 #[tokio::test]
+async fn when_a_list_began_counts_and_not_when_it_was_done() {
+    let api = FakeApi::start().await;
+    let relist = Relist::new();
+    let held = api.hold().await;
+    let shared = follow_leases(&api, &relist);
+    api.wait_lists(1).await;
+    api.put("a", "first");
+    let meanwhile = Instant::now();
+    drop(held);
+    crate::fake_api::wait_until("the list", || shared.with(|table| table.listed())).await;
+    assert_eq!(holder(&shared), None);
+    tokio::time::timeout(SOON, relist.since(meanwhile)).await.unwrap();
+    assert_eq!(holder(&shared).as_deref(), Some("first"));
+}
+
+#[tokio::test]
 async fn a_list_that_fails_is_made_again() {
     let api = FakeApi::start().await;
     let relist = Relist::new();
