@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fairlead_runtime::lease::Leadership;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -34,10 +35,17 @@ pub struct Events {
 }
 
 impl Events {
-    /// Starts the task that publishes. `instance` is the name of this pod.
-    pub fn start(client: kube::Client, instance: String, metrics: Arc<Metrics>) -> Self {
+    /// Starts the task that publishes. `instance` is the name of this pod. Events that are still waiting when it leads no
+    /// longer are dropped.
+    pub fn start(
+        client: kube::Client,
+        instance: String,
+        metrics: Arc<Metrics>,
+        leadership: Leadership,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(publish_all(client, instance, receiver, Arc::clone(&metrics)));
+        let metrics_too = Arc::clone(&metrics);
+        tokio::spawn(publish_all(client, instance, receiver, metrics_too, leadership));
         Self { sender, metrics }
     }
 
@@ -64,9 +72,15 @@ async fn publish_all(
     instance: String,
     mut receiver: mpsc::Receiver<(ObjectReference, Notice)>,
     metrics: Arc<Metrics>,
+    leadership: Leadership,
 ) {
+    let limit = TIMEOUT.min(leadership.slack());
     let mut series: HashMap<Key, First> = HashMap::new();
     while let Some((regarding, notice)) = receiver.recv().await {
+        if !leadership.is_leading(Instant::now()) {
+            metrics.event_lost();
+            continue;
+        }
         let now = Timestamp::now();
         series.retain(|_, first| now.duration_since(first.last) < SERIES);
         let namespace = regarding
@@ -90,7 +104,7 @@ async fn publish_all(
             }
             Ok::<(), kube::Error>(())
         };
-        let problem = match tokio::time::timeout(TIMEOUT, published).await {
+        let problem = match tokio::time::timeout(limit, published).await {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),

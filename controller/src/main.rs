@@ -1,6 +1,7 @@
 //! Gives external addresses to Services of type LoadBalancer, and keeps the conditions of all objects of Fairlead.
 
 mod announced;
+mod election;
 mod events;
 mod index;
 mod leave;
@@ -8,6 +9,7 @@ mod metrics;
 mod planner;
 mod quiet;
 mod status;
+mod terms;
 mod view;
 mod writer;
 mod writes;
@@ -16,16 +18,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use fairlead_api::{AddressPool, L2Advertisement, NodeState, convert};
 use fairlead_runtime::leaving::is_leaving;
-use fairlead_runtime::watch::{Guarded, Shared, config, follow};
+use fairlead_runtime::watch::{Guarded, Relist, Shared, config, follow, follow_and_relist};
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, init, serve_http, shutdown};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
 use kube::api::Api;
 use kube::runtime::watcher;
 use prometheus_client::registry::Registry;
 
+use crate::election::ElectionArguments;
 use crate::events::Events;
 use crate::index::{AdvertisementEntry, Index, PoolEntry, ServiceEntry};
 use crate::metrics::Metrics;
@@ -37,8 +41,9 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 
 /// The controller of Fairlead: gives external addresses to Services of type LoadBalancer.
 ///
-/// Run one at a time. It changes nothing before it has read everything, keeps what was assigned across restarts, and
-/// says in conditions and events of the Service why one has no address or is announced by no node.
+/// Run two: one is elected and works, the other stands by. It changes nothing before it has read everything, keeps what
+/// was assigned across restarts, and says in conditions and events of the Service why one has no address or is announced
+/// by no node.
 #[derive(Debug, Parser)]
 #[command(name = "fairlead-controller", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -46,7 +51,9 @@ struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     common: CommonArgs,
-    /// Name of this pod, for events
+    #[command(flatten)]
+    election: ElectionArguments,
+    /// Name of this pod, for events and as the leader
     #[arg(
         long,
         env = "POD_NAME",
@@ -87,39 +94,67 @@ async fn main() -> anyhow::Result<()> {
 async fn control(arguments: Arguments) -> anyhow::Result<()> {
     let common = &arguments.common;
     init(common);
+    let mut asked = tokio::spawn(shutdown());
     let readiness = Readiness::new();
     let unready = readiness.guard("the first list of all kinds");
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
+    let (leadership, mut election) = election::start(
+        &arguments.election,
+        &common.namespace,
+        &arguments.pod_name,
+        &mut registry,
+    )
+    .await?;
     let server = serve_http(common.listen.unwrap_or(DEFAULT_LISTEN), readiness, registry).await?;
 
     let client = client().await?;
     let index = Shared::new(Index::default());
-    watch(&client, &index, common);
+    let services = Relist::new();
+    watch(&client, &index, common, services.clone());
+    tokio::spawn(terms::ready_when_listed(index.clone(), unready));
+    let (instance, figures) = (arguments.pod_name, Arc::clone(&metrics));
     let writer = Writer {
-        client: client.clone(),
+        events: Events::start(client.clone(), instance, figures, leadership.clone()),
+        client,
         index,
-        events: Events::start(client, arguments.pod_name, Arc::clone(&metrics)),
         metrics,
+        leadership,
     };
-    let planner = Planner::new(class_policy(common));
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let class = class_policy(common);
+    let planner = move || Planner::new(class);
+    let mut writing = tokio::spawn(terms::run(writer, services, planner, stopping));
     tokio::select! {
-        () = writer.run(planner, unready) => shutdown().await?,
-        ended = shutdown() => ended?,
+        ended = &mut writing => {
+            ended?;
+            asked.await??;
+        }
+        ended = &mut asked => {
+            ended??;
+            stop.send_replace(true);
+            // Another may lead when nothing of ours is under way any more.
+            writing.await?;
+        }
+        () = election::broken(election.as_mut()) => bail!("the election ended by a fault"),
+    }
+    if let Some(election) = election {
+        election.release().await;
     }
     server.abort();
     Ok(())
 }
 
 /// Starts one watch a kind.
-fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs) {
+fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs, relist: Relist) {
     let services: Api<Guarded<Service>> = Api::all(client.clone());
-    tokio::spawn(follow(
+    tokio::spawn(follow_and_relist(
         services,
         config(),
         index.clone(),
         |i: &mut Index| &mut i.services,
         ServiceEntry::new,
+        relist,
     ));
     let pools: Api<Guarded<AddressPool>> = Api::all(client.clone());
     tokio::spawn(follow(
@@ -195,7 +230,9 @@ mod tests {
             (leave.common.namespace.as_str(), leave.timeout.as_secs()),
             ("n", 120)
         );
-        let arguments = Arguments::parse_from(["x", "--serve-classless", "false"]);
+        assert!(Arguments::parse_from(["x"]).election.leader_elect);
+        let arguments = Arguments::parse_from(["x", "--serve-classless", "false", "--lease-duration", "8s"]);
+        assert_eq!(arguments.election.lease_duration.as_secs(), 8);
         assert!(arguments.command.is_none() && !arguments.common.serve_classless);
     }
 

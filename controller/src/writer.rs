@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_api::{AddressPool, L2Advertisement};
-use fairlead_runtime::Guard;
+use fairlead_runtime::lease::Leadership;
 use fairlead_runtime::watch::Shared;
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Client, Resource};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -19,11 +20,12 @@ use crate::events::Events;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::planner::{Planner, Step, Write};
+use crate::terms::stopped;
 use crate::writes::{Ended, Object};
 
 /// Writes under way at once.
 const AT_ONCE: usize = 8;
-/// A write without an answer for so long has an unknown outcome.
+/// A write without an answer for so long has an unknown outcome. Less, if another could lead by then.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Under a storm of changes the planner rests four times as long as a plan takes, and at least so long.
 const REST: Duration = Duration::from_millis(20);
@@ -38,17 +40,30 @@ pub struct Writer {
     pub events: Events,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// May we write?
+    pub leadership: Leadership,
+}
+
+/// Why a term ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Another may lead now.
+    Deposed,
+    /// We were asked to stop. Every write has ended.
+    Stopped,
+    /// The installation is being removed. Every write has ended.
+    Leaving,
 }
 
 type Done = (Write, Ended);
 
 impl Writer {
-    /// Plans and writes until the installation is being removed. `unready` is dropped with the first plan.
+    /// Plans and writes while the term of this number lasts, until asked to `stop` or the installation is being removed.
     ///
     /// Cancel safety: dropping the future abandons the writes under way; each of them has happened or has not, and the
-    /// next start reads which.
-    pub async fn run(self, mut planner: Planner, unready: Guard) {
-        let mut unready = Some(unready);
+    /// next term reads which.
+    pub async fn lead(&self, mut planner: Planner, term: u64, stop: &mut watch::Receiver<bool>) -> End {
+        let mut leadership = self.leadership.clone();
         let mut changes = self.index.changes();
         changes.mark_changed();
         let mut queue: VecDeque<Write> = VecDeque::new();
@@ -56,12 +71,15 @@ impl Writer {
         // Plan when this is reached; `None` means when something happens.
         let mut due = Some(Instant::now());
         let mut earliest = Instant::now();
-        loop {
+        let limit = TIMEOUT.min(leadership.slack());
+        let end = loop {
             let at = due.map(|due| due.max(earliest));
             tokio::select! {
+                () = leadership.lost(term) => return End::Deposed,
+                () = stopped(stop) => break End::Stopped,
                 changed = changes.changed() => match changed {
                     Ok(()) => due = Some(earliest),
-                    Err(_) => return,
+                    Err(_) => break End::Stopped,
                 },
                 Some(done) = under_way.join_next() => match done {
                     Ok((write, ended)) => {
@@ -75,12 +93,11 @@ impl Writer {
                     let began = Instant::now();
                     let Some(step) = self.plan(&mut planner, began) else {
                         if self.index.with(|index| index.is_leaving()) {
-                            break;
+                            break End::Leaving;
                         }
                         due = None;
                         continue;
                     };
-                    unready = None;
                     let took = began.elapsed();
                     self.metrics.planned(&step.tally, took);
                     earliest = Instant::now() + REST.max(took * 4);
@@ -94,14 +111,23 @@ impl Writer {
             }
             while planner.writes.under_way() < AT_ONCE {
                 let Some(write) = queue.pop_front() else { break };
+                // The clock is asked before each: we may have stood still since it was planned.
+                if !leadership.holds(term, Instant::now()) {
+                    return End::Deposed;
+                }
                 planner
                     .writes
                     .begin(write.object.clone(), &write.base, write.change.after.clone());
-                under_way.spawn(send(self.client.clone(), write));
+                under_way.spawn(send(self.client.clone(), write, limit));
+            }
+        };
+        // Each of them ends in time by itself.
+        while let Some(done) = under_way.join_next().await {
+            if let Ok((write, ended)) = done {
+                self.ended(&mut planner, write, &ended);
             }
         }
-        drop(unready);
-        info!("the installation is being removed; writing no more");
+        end
     }
 
     /// `None` when there is nothing to plan from yet, or no plan is to be made any more.
@@ -150,8 +176,9 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// Sends one patch of a status. That it may be sent twice does no harm: the second one meets another version.
-async fn send(client: Client, write: Write) -> Done {
+/// Sends one patch of a status, for so long at the most. That it may be sent twice does no harm: the second one meets
+/// another version.
+async fn send(client: Client, write: Write, limit: Duration) -> Done {
     let params = PatchParams::default();
     let patch = Patch::Merge(&write.change.patch);
     let answer = async {
@@ -174,7 +201,7 @@ async fn send(client: Client, write: Write) -> Done {
         };
         object
     };
-    let ended = match tokio::time::timeout(TIMEOUT, answer).await {
+    let ended = match tokio::time::timeout(limit, answer).await {
         Ok(Ok(object)) => Ended::Accepted(object.metadata.resource_version.unwrap_or_default()),
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Ended::Stale,
         Ok(Err(error)) => {

@@ -14,5 +14,6 @@ mod product {
     mod failover;
     mod fixture;
     mod forwarding;
+    mod leader;
     mod power;
 }

@@ -3,6 +3,9 @@
 
 pub mod args;
 pub mod client;
+#[cfg(test)]
+mod fake_api;
+pub mod lease;
 pub mod leaving;
 pub mod link;
 pub mod readiness;

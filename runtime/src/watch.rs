@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::api::Api;
@@ -82,6 +82,24 @@ pub async fn follow<K, T, I>(
     K::DynamicType: Default + Clone + Eq + std::hash::Hash,
     T: PartialEq,
 {
+    follow_and_relist(api, config, shared, table, convert, Relist::new()).await;
+}
+
+/// As [`follow`], and lists all objects anew when it is asked to. The table is of use meanwhile, as it was.
+///
+/// `config` must ask for lists of the most recent state, as it does by default.
+pub async fn follow_and_relist<K, T, I>(
+    api: Api<Guarded<K>>,
+    config: watcher::Config,
+    shared: Shared<I>,
+    table: fn(&mut I) -> &mut Table<T>,
+    convert: fn(&K) -> Option<T>,
+    relist: Relist,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K::DynamicType: Default + Clone + Eq + std::hash::Hash,
+    T: PartialEq,
+{
     let kind = shared.with(|index| table(index).kind());
     let mut buffer: BTreeMap<String, T> = BTreeMap::new();
     let decode = |object: &Guarded<K>| match &object.0 {
@@ -92,8 +110,29 @@ pub async fn follow<K, T, I>(
         }
     };
     let mut failing = false;
-    let mut events = watcher::watcher(api, config).backoff(Retry::default()).boxed();
-    while let Some(event) = events.next().await {
+    let start = || {
+        watcher::watcher(api.clone(), config.clone())
+            .backoff(Retry::default())
+            .boxed()
+    };
+    let mut wanted = relist.wanted.subscribe();
+    // The list that is under way, or the last one, began no earlier than this.
+    let mut began = Instant::now();
+    let mut events = start();
+    loop {
+        let event = tokio::select! {
+            biased;
+            Ok(()) = wanted.changed() => {
+                if wanted.borrow_and_update().is_some_and(|wanted| began < wanted) {
+                    debug!(kind, "listing anew, as asked");
+                    began = Instant::now();
+                    events = start();
+                }
+                continue;
+            }
+            event = events.next() => event,
+        };
+        let Some(event) = event else { return };
         let changed = match event {
             Err(error) => {
                 // The first failure is news, the following ones are the same news.
@@ -106,6 +145,8 @@ pub async fn follow<K, T, I>(
                 continue;
             }
             Ok(Event::Init) => {
+                // Comes before the request is sent.
+                began = Instant::now();
                 buffer.clear();
                 false
             }
@@ -126,6 +167,7 @@ pub async fn follow<K, T, I>(
                 if first {
                     info!(kind, count, "listed");
                 }
+                relist.listed.send_replace(Some(began));
                 changed
             }
             Ok(Event::Apply(object)) => {
@@ -144,6 +186,51 @@ pub async fn follow<K, T, I>(
     }
 }
 
+/// Asks a [`follow_and_relist`] for a list that is recent enough.
+#[derive(Clone, Debug)]
+pub struct Relist {
+    wanted: watch::Sender<Option<Instant>>,
+    /// When the list began that the table stems from; events have come on top.
+    listed: watch::Sender<Option<Instant>>,
+}
+
+impl Default for Relist {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Relist {
+    /// A handle that no watch heeds yet.
+    pub fn new() -> Self {
+        Self {
+            wanted: watch::Sender::new(None),
+            listed: watch::Sender::new(None),
+        }
+    }
+
+    /// Waits until the table stems from a list that began at `time` or later, and asks for one if need be: from then on
+    /// it holds everything that the API server had accepted before `time`. If the API server does not answer, this waits.
+    ///
+    /// Cancel safety: cancel safe; the list that was asked for is made all the same.
+    pub async fn since(&self, time: Instant) {
+        let mut listed = self.listed.subscribe();
+        let recent = |listed: &Option<Instant>| listed.is_some_and(|began| began >= time);
+        if recent(&listed.borrow_and_update()) {
+            return;
+        }
+        self.wanted.send_if_modified(|wanted| {
+            let later = wanted.is_none_or(|wanted| wanted < time);
+            if later {
+                *wanted = Some(time);
+            }
+            later
+        });
+        // This handle holds a sender, so the channel does not close.
+        let _ = listed.wait_for(recent).await;
+    }
+}
+
 fn key<K: Resource>(object: &K) -> String {
     let name = object.name_any();
     match object.namespace() {
@@ -154,7 +241,7 @@ fn key<K: Resource>(object: &K) -> String {
 
 /// 200 ms, doubling up to 5 s: after an outage of the API server, events are wanted soon.
 #[derive(Default)]
-struct Retry {
+pub(crate) struct Retry {
     failures: u32,
 }
 
@@ -175,26 +262,4 @@ impl Backoff for Retry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_doubles_up_to_five_seconds_and_starts_again() {
-        let mut retry = Retry::default();
-        let waits: Vec<u128> = retry.by_ref().take(7).map(|wait| wait.as_millis()).collect();
-        assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000]);
-        retry.reset();
-        assert_eq!(retry.next(), Some(Duration::from_millis(200)));
-    }
-
-    #[tokio::test]
-    async fn many_changes_are_one_notification() {
-        let shared = Shared::new(Table::<u8>::new("Thing"));
-        let mut changes = shared.changes();
-        for _ in 0..3 {
-            shared.touch();
-        }
-        changes.changed().await.unwrap();
-        assert!(!changes.has_changed().unwrap());
-    }
-}
+mod tests;

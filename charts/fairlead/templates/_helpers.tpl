@@ -28,6 +28,11 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .Release.Name }}-state
 {{- end }}
 
+{{/* Name of the Lease that the controllers elect their leader by. */}}
+{{- define "fairlead.lease" -}}
+{{ .Release.Name }}-controller
+{{- end }}
+
 {{/* Environment that all programs share. */}}
 {{- define "fairlead.env" -}}
 - name: POD_NAMESPACE

@@ -76,7 +76,7 @@ pub fn install(lab: &Lab) -> Result<()> {
     run(&mut lab.helm(arguments)?).map(drop)
 }
 
-/// Waits until the controller and all speakers and node agents are ready.
+/// Waits until all controllers, speakers and node agents are ready, and a controller leads.
 ///
 /// # Errors
 /// With what is not ready yet.
@@ -85,9 +85,16 @@ pub fn wait_ready(cluster: &Cluster, limit: Duration) -> Result<()> {
         let apps = format!("/apis/apps/v1/namespaces/{NAMESPACE}");
         let get = |path: String| cluster.get(&path).map_err(|error| error.to_string());
         let controller = get(format!("{apps}/deployments/{RELEASE}-controller"))?.unwrap_or_default();
-        if controller["status"]["readyReplicas"] != 1 {
-            return Err(format!("controller: {}", controller["status"]));
+        let (status, wanted) = (&controller["status"], &controller["spec"]["replicas"]);
+        // Pods of an older generation count as replicas for as long as they end.
+        if ["replicas", "updatedReplicas", "readyReplicas"]
+            .iter()
+            .any(|count| &status[count] != wanted)
+            || status["observedGeneration"] != controller["metadata"]["generation"]
+        {
+            return Err(format!("controller: {status}"));
         }
+        leader_pod(cluster).map_err(|error| error.to_string())?;
         for name in ["speaker", "node-agent"] {
             let set = get(format!("{apps}/daemonsets/{RELEASE}-{name}"))?.unwrap_or_default();
             let status = &set["status"];
@@ -105,22 +112,56 @@ pub fn wait_ready(cluster: &Cluster, limit: Duration) -> Result<()> {
     })
 }
 
-/// The pod of a component (`speaker`, `node-agent`, `controller`) on a node, or anywhere.
+/// Who leads, as the Lease says: a pod's name and some random digits, or nothing.
+///
+/// # Errors
+/// When the API server does not answer.
+pub fn leader(cluster: &Cluster) -> Result<String> {
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{RELEASE}-controller");
+    let lease = cluster.get(&path)?.unwrap_or_default();
+    Ok(lease["spec"]["holderIdentity"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+/// The pod of the controller that leads.
+///
+/// # Errors
+/// When nobody does, or the pod is gone.
+pub fn leader_pod(cluster: &Cluster) -> Result<Value> {
+    let holder = leader(cluster)?;
+    let name = holder.rsplit_once('_').map_or("", |(pod, _)| pod);
+    if !name.is_empty()
+        && let Some(pod) = cluster.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}"))?
+    {
+        return Ok(pod);
+    }
+    Err(LabError::Refused(format!("no pod for the leader {holder:?}")))
+}
+
+/// The pods of a component (`speaker`, `node-agent`, `controller`) that are not ending.
+///
+/// # Errors
+/// As [`Cluster::list`].
+pub fn pods_of(cluster: &Cluster, component: &str) -> Result<Vec<Value>> {
+    let selector = format!("labelSelector=app.kubernetes.io/component={component}");
+    let pods = cluster.list(&format!("/api/v1/namespaces/{NAMESPACE}/pods?{selector}"))?;
+    let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+    Ok(pods.into_iter().filter(stays).collect())
+}
+
+/// The pod of a component that runs once on each node (`speaker`, `node-agent`).
 ///
 /// # Errors
 /// When there is not exactly one that is not ending.
-pub fn pod_of(cluster: &Cluster, component: &str, node: Option<&str>) -> Result<Value> {
-    let selector = format!("labelSelector=app.kubernetes.io/component={component}");
-    let pods = cluster.list(&format!("/api/v1/namespaces/{NAMESPACE}/pods?{selector}"))?;
-    let mut found: Vec<Value> = pods
-        .into_iter()
-        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
-        .filter(|pod| node.is_none_or(|node| pod["spec"]["nodeName"] == node))
-        .collect();
+pub fn pod_of(cluster: &Cluster, component: &str, node: &str) -> Result<Value> {
+    let mut found = pods_of(cluster, component)?;
+    found.retain(|pod| pod["spec"]["nodeName"] == node);
     match (found.pop(), found.len()) {
         (Some(pod), 0) => Ok(pod),
         (_, others) => Err(LabError::Refused(format!(
-            "{others} or no pods of {component} on {node:?}"
+            "{others} or no pods of {component} on {node}"
         ))),
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fairlead_e2e::client::ClientOptions;
-use fairlead_e2e::product::install::{NAMESPACE, pod_of};
+use fairlead_e2e::product::install::{NAMESPACE, pod_of, pods_of, wait_ready};
 use fairlead_e2e::product::wait::holds_for;
 use fairlead_e2e::product::wait_for;
 use fairlead_e2e::topology::Place;
@@ -97,9 +97,9 @@ fn a_restarted_speaker_leaves_no_gap() {
     let f = Fixture::new("speaker", &["172.30.0.100-172.30.0.101"]);
     // kubelet waits longer before each restart of one pod; what is tested here is the first.
     for place in f.lab.nodes() {
-        let pod = pod_of(&f.cluster, "speaker", Some(&place.name())).unwrap();
+        let pod = pod_of(&f.cluster, "speaker", &place.name()).unwrap();
         if pod["status"]["containerStatuses"][0]["restartCount"] != 0 {
-            delete_pod(&f, "speaker", Some(&place.name()));
+            delete_pod(&f, "speaker", &place.name());
         }
     }
     let vip = f.web("web", "Local", &["node1", "node2"]);
@@ -125,7 +125,7 @@ fn a_restarted_speaker_leaves_no_gap() {
     f.wait_announcer(vip, |name| name == owner);
     std::thread::sleep(CALM);
     // An orderly end, as in an upgrade: the address moves first.
-    delete_pod(&f, "speaker", Some(&owner));
+    delete_pod(&f, "speaker", &owner);
     f.wait_announcer(vip, |name| name != owner);
     std::thread::sleep(CALM);
     let report = client.stop().unwrap();
@@ -140,7 +140,7 @@ fn a_restarted_node_agent_loses_nothing() {
     let before = f.wait_announcer(vip, |_| true);
     let client = f.lab.start_client(Place::Client, &client_options(vip)).unwrap();
     std::thread::sleep(CALM);
-    delete_pod(&f, "node-agent", Some(&before));
+    delete_pod(&f, "node-agent", &before);
     std::thread::sleep(CALM);
     assert_eq!(
         f.wait_announcer(vip, |_| true),
@@ -171,7 +171,7 @@ fn a_flushed_ruleset_is_restored() {
 }
 
 /// Deletes a pod of Fairlead and waits until its successor is ready.
-fn delete_pod(f: &Fixture, component: &str, on: Option<&str>) {
+fn delete_pod(f: &Fixture, component: &str, on: &str) {
     let old = pod_of(&f.cluster, component, on).unwrap();
     let name = old["metadata"]["name"].as_str().unwrap();
     f.cluster
@@ -191,7 +191,7 @@ fn delete_pod(f: &Fixture, component: &str, on: Option<&str>) {
 }
 
 #[test]
-fn a_restarted_controller_changes_nothing() {
+fn restarted_controllers_change_nothing() {
     let f = Fixture::new("controller", &["172.30.0.100-172.30.0.109"]);
     let names: Vec<String> = (0..5).map(|n| format!("web{n}")).collect();
     for name in &names {
@@ -204,7 +204,13 @@ fn a_restarted_controller_changes_nothing() {
     let before: Vec<_> = names.iter().map(|name| f.wait_address(name)).collect();
     // With one taken out of the middle, a controller that counts from the beginning would give others new ones.
     f.cluster.delete_and_wait(&f.service_path("web2"), SOON).unwrap();
-    delete_pod(&f, "controller", None);
+    // All of them, so that nobody remembers anything.
+    for pod in pods_of(&f.cluster, "controller").unwrap() {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}");
+        f.cluster.delete(&path).unwrap();
+    }
+    wait_ready(&f.cluster, Duration::from_secs(60)).unwrap();
     f.cluster
         .apply(&fairlead_e2e::product::manifests::service(
             &f.name, "late", "Cluster",
