@@ -1,6 +1,6 @@
 //! Is an address announced, by which node, and if not, why not: all speakers' reports put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use fairlead_core::model::NodeName;
@@ -46,36 +46,36 @@ impl Announcement {
 pub const ANNOUNCED_BY: &str = "announced by ";
 
 /// All reports, by address.
-#[derive(Debug, Default)]
-pub struct Reports<'a> {
-    addresses: BTreeMap<IpAddr, Report<'a>>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    addresses: BTreeMap<IpAddr, Report>,
 }
 
-#[derive(Debug, Default)]
-struct Report<'a> {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Report {
     /// The highest claim, and who made it.
-    owner: Option<(i64, &'a NodeName)>,
+    owner: Option<(i64, NodeName)>,
     /// The reason nearest to announcing, who gives it, and the sentence of the first of them.
-    held_back: Option<(Reason, Vec<&'a NodeName>, &'a str)>,
+    held_back: Option<(Reason, Vec<NodeName>, String)>,
 }
 
-impl<'a> Reports<'a> {
+impl Reports {
     /// Collects the views of nodes that exist, in order of their names.
-    pub fn new(views: impl IntoIterator<Item = &'a NodeView>) -> Self {
+    pub fn new<'a>(views: impl IntoIterator<Item = &'a NodeView>) -> Self {
         let mut reports = Self::default();
         for view in views {
             for (&address, &claim) in &view.announced {
                 let report = reports.addresses.entry(address).or_default();
-                if report.owner.is_none_or(|(highest, _)| claim > highest) {
-                    report.owner = Some((claim, &view.node));
+                if report.owner.as_ref().is_none_or(|(highest, _)| claim > *highest) {
+                    report.owner = Some((claim, view.node.clone()));
                 }
             }
             for (&address, (reason, message)) in &view.held_back {
                 let report = reports.addresses.entry(address).or_default();
                 match &mut report.held_back {
-                    Some((highest, nodes, _)) if *highest == *reason => nodes.push(&view.node),
-                    Some((highest, _, _)) if *highest > *reason => {}
-                    other => *other = Some((*reason, vec![&view.node], message)),
+                    Some((nearest, nodes, _)) if nearest == reason => nodes.push(view.node.clone()),
+                    Some((nearest, _, _)) if *nearest > *reason => {}
+                    held_back => *held_back = Some((*reason, vec![view.node.clone()], message.clone())),
                 }
             }
         }
@@ -87,16 +87,29 @@ impl<'a> Reports<'a> {
         let mut owners = Vec::new();
         for address in addresses {
             let report = self.addresses.get(&address);
-            match report.and_then(|report| report.owner) {
+            match report.and_then(|report| report.owner.as_ref()) {
                 Some((_, node)) => owners.push((address, node.clone())),
                 None => return Announcement::Nobody(why_not(address, report)),
             }
         }
         Announcement::By(owners)
     }
+
+    /// The addresses of which these reports and the others say different things.
+    pub fn differing(&self, others: &Self) -> BTreeSet<IpAddr> {
+        let (mine, theirs) = (&self.addresses, &others.addresses);
+        let changed = mine
+            .iter()
+            .filter(|(address, report)| theirs.get(*address) != Some(*report));
+        let gone = theirs.keys().filter(|address| !mine.contains_key(*address));
+        changed
+            .map(|(address, _)| *address)
+            .chain(gone.copied())
+            .collect()
+    }
 }
 
-fn why_not(address: IpAddr, report: Option<&Report<'_>>) -> Refusal {
+fn why_not(address: IpAddr, report: Option<&Report>) -> Refusal {
     let Some((reason, nodes, message)) = report.and_then(|report| report.held_back.as_ref()) else {
         let message = format!("{address} is announced by no node: no speaker reports about it");
         return Refusal::new(Reason::NoSpeaker, message);
@@ -132,6 +145,7 @@ mod tests {
                 .iter()
                 .map(|(last, reason)| (ip(*last), (*reason, format!("{reason} says {node}"))))
                 .collect(),
+            network: vec![],
         }
     }
 

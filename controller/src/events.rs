@@ -16,8 +16,8 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::change::Notice;
 use crate::metrics::Metrics;
-use crate::status::Notice;
 
 const CONTROLLER: &str = "fairlead.dev/controller";
 const SERIES: SignedDuration = SignedDuration::from_mins(6);
@@ -110,7 +110,7 @@ async fn publish_all(
             Err(_) => "no answer".to_owned(),
         };
         metrics.event_lost();
-        let (kind, name, reason) = (&regarding.kind, &regarding.name, &notice.reason);
+        let (kind, name, reason) = (&regarding.kind, &regarding.name, notice.reason.as_str());
         tracing::warn!(kind, name, reason, error = problem, "cannot publish an event");
     }
 }
@@ -138,7 +138,7 @@ fn event(
         action: Some(notice.action.to_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(truncated(&notice.note, NOTE).to_owned()),
-        reason: Some(notice.reason.clone()),
+        reason: Some(notice.reason.as_str().to_owned()),
         regarding: Some(regarding.clone()),
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(instance.to_owned()),
@@ -163,7 +163,7 @@ mod tests {
         };
         let notice = Notice {
             warning: true,
-            reason: "PoolExhausted".into(),
+            reason: fairlead_core::reason::Reason::PoolExhausted,
             action: "Assign",
             note: "ä".repeat(600),
         };

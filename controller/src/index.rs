@@ -1,15 +1,24 @@
 //! What the controller knows of the cluster: one table a kind, filled by watches, read by the planner.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use fairlead_api::conditions;
 use fairlead_api::pool::AddressPoolStatus;
 use fairlead_api::{AddressPool, L2Advertisement, convert};
 use fairlead_core::config::{RawAdvertisement, RawPool};
 use fairlead_core::model::{Node, Service};
 use fairlead_runtime::Table;
+use fairlead_runtime::leaving::is_leaving;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core_v1;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 
 use crate::view::NodeView;
+
+/// Key of the state ConfigMap under which the addresses of all pools are published, for admission policies.
+pub const POOL_CIDRS: &str = "poolCIDRs";
 
 /// What every write needs to know of its object.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +29,8 @@ pub struct Meta {
     pub uid: String,
     /// `metadata.generation`, where the kind has one.
     pub generation: Option<i64>,
+    /// `metadata.finalizers`.
+    pub finalizers: Vec<String>,
 }
 
 impl From<&ObjectMeta> for Meta {
@@ -28,32 +39,46 @@ impl From<&ObjectMeta> for Meta {
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
             generation: meta.generation,
+            finalizers: meta.finalizers.clone().unwrap_or_default(),
         }
     }
 }
 
-/// A Service, and of its status what the controller writes.
+/// A Service, and of it what the controller writes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceEntry {
     /// What decisions are made from.
-    pub service: Service,
+    pub service: Arc<Service>,
     /// Metadata.
     pub meta: Meta,
     /// `status.loadBalancer.ingress`.
     pub ingress: Vec<core_v1::LoadBalancerIngress>,
     /// `status.conditions`, of whatever type.
     pub conditions: Vec<Condition>,
+    /// `spec.externalIPs`, as written.
+    pub external_ips: Vec<String>,
+    /// The annotation that records external IPs, as written.
+    pub external_record: Option<String>,
 }
 
 impl ServiceEntry {
     /// From the object.
     pub fn new(object: &core_v1::Service) -> Option<Self> {
         let status = object.status.clone().unwrap_or_default();
+        let annotations = object.metadata.annotations.as_ref();
         Some(Self {
-            service: convert::service(object)?,
+            service: Arc::new(convert::service(object)?),
             meta: Meta::from(&object.metadata),
             ingress: status.load_balancer.and_then(|lb| lb.ingress).unwrap_or_default(),
             conditions: status.conditions.unwrap_or_default(),
+            external_ips: object
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.external_ips.clone())
+                .unwrap_or_default(),
+            external_record: annotations
+                .and_then(|all| all.get(fairlead_api::annotations::EXTERNAL_RECORD))
+                .cloned(),
         })
     }
 
@@ -114,6 +139,45 @@ impl AdvertisementEntry {
     }
 }
 
+/// The state ConfigMap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateEntry {
+    /// Metadata.
+    pub meta: Meta,
+    /// The installation is being removed.
+    pub leaving: bool,
+    /// The published addresses of all pools.
+    pub pool_cidrs: Option<String>,
+}
+
+impl StateEntry {
+    /// From the object.
+    pub fn new(object: &core_v1::ConfigMap) -> Option<Self> {
+        let data = object.data.as_ref();
+        Some(Self {
+            meta: Meta::from(&object.metadata),
+            leaving: is_leaving(object),
+            pool_cidrs: data.and_then(|data| data.get(POOL_CIDRS)).cloned(),
+        })
+    }
+}
+
+/// The ranges of a `ServiceCIDR`.
+pub fn service_cidrs(object: &ServiceCIDR) -> Option<Vec<IpNet>> {
+    let texts = object.spec.as_ref()?.cidrs.iter().flatten();
+    Some(texts.filter_map(|text| text.parse().ok()).collect())
+}
+
+/// The labels of a Namespace.
+pub fn namespace_labels(object: &core_v1::Namespace) -> Option<BTreeMap<String, String>> {
+    let mut labels = object.metadata.labels.clone().unwrap_or_default();
+    // The API server sets it, but not on namespaces older than itself.
+    labels
+        .entry("kubernetes.io/metadata.name".to_owned())
+        .or_insert_with(|| object.metadata.name.clone().unwrap_or_default());
+    Some(labels)
+}
+
 /// All tables.
 #[derive(Debug)]
 pub struct Index {
@@ -125,21 +189,27 @@ pub struct Index {
     pub advertisements: Table<AdvertisementEntry>,
     /// Nodes.
     pub nodes: Table<Node>,
+    /// Labels of namespaces.
+    pub namespaces: Table<BTreeMap<String, String>>,
+    /// Ranges of cluster IPs.
+    pub service_cidrs: Table<Vec<IpNet>>,
     /// What the speakers report.
     pub views: Table<NodeView>,
-    /// The state ConfigMap alone: is the installation being removed?
-    pub leaving: Table<bool>,
+    /// The state ConfigMap alone.
+    pub state: Table<StateEntry>,
 }
 
 impl Default for Index {
     fn default() -> Self {
         Self {
-            services: Table::new("Service"),
-            pools: Table::new("AddressPool"),
-            advertisements: Table::new("L2Advertisement"),
-            nodes: Table::new("Node"),
-            views: Table::new("NodeState"),
-            leaving: Table::new("ConfigMap"),
+            services: Table::tracked("Service"),
+            pools: Table::tracked("AddressPool"),
+            advertisements: Table::tracked("L2Advertisement"),
+            nodes: Table::tracked("Node"),
+            namespaces: Table::tracked("Namespace"),
+            service_cidrs: Table::tracked("ServiceCIDR"),
+            views: Table::tracked("NodeState"),
+            state: Table::tracked("ConfigMap"),
         }
     }
 }
@@ -151,12 +221,14 @@ impl Index {
             && self.pools.listed()
             && self.advertisements.listed()
             && self.nodes.listed()
+            && self.namespaces.listed()
+            && self.service_cidrs.listed()
             && self.views.listed()
-            && self.leaving.listed()
+            && self.state.listed()
     }
 
     /// Is the installation being removed?
     pub fn is_leaving(&self) -> bool {
-        self.leaving.values().any(|leaving| *leaving)
+        self.state.values().any(|state| state.leaving)
     }
 }

@@ -9,7 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context;
-use fairlead_api::NodeState;
+use fairlead_api::{AddressPool, NodeState};
+use fairlead_core::ipam::{Decision, External};
 use fairlead_runtime::CommonArgs;
 use fairlead_runtime::leaving::KEY;
 use futures::StreamExt;
@@ -21,7 +22,10 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::change::{Change, Part, finalizers};
+use crate::external::{CLOUD_FINALIZER, main_change};
 use crate::index::ServiceEntry;
+use crate::pools::FINALIZER;
 use crate::status::service_change;
 
 const POLL: Duration = Duration::from_millis(500);
@@ -183,6 +187,7 @@ async fn clean(client: &Client) -> anyhow::Result<()> {
         println!("took back the addresses of {written} Service(s)");
         tokio::time::sleep(POLL).await;
     }
+    clean_pools(client).await.context("AddressPools")?;
     let api: Api<NodeState> = Api::all(client.clone());
     for state in api.list(&ListParams::default()).await.context("NodeStates")? {
         match api.delete(&state.name_any(), &DeleteParams::default()).await {
@@ -202,15 +207,18 @@ async fn clean_services(client: &Client) -> anyhow::Result<usize> {
     let due: Vec<_> = services
         .iter()
         .filter_map(ServiceEntry::new)
-        .filter_map(|entry| Some((entry.service.key.clone(), service_change(&entry, None, &now)?)))
+        .filter_map(|entry| Some((entry.service.key.clone(), taking_back(&entry, &now)?)))
         .collect();
     let count = due.len();
     let mut writes = futures::stream::iter(due)
         .map(|(key, change)| {
             let api: Api<Service> = Api::namespaced(client.clone(), &key.namespace);
             async move {
-                api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&change.patch))
-                    .await
+                let (params, patch) = (PatchParams::default(), Patch::Merge(&change.patch));
+                match change.part {
+                    Part::Main => api.patch(&key.name, &params, &patch).await,
+                    Part::Status => api.patch_status(&key.name, &params, &patch).await,
+                }
             }
         })
         .buffer_unordered(AT_ONCE);
@@ -223,6 +231,37 @@ async fn clean_services(client: &Client) -> anyhow::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// What the controller put into a Service, to be taken back: first external IPs and the finalizer, then the status.
+fn taking_back(entry: &ServiceEntry, now: &Time) -> Option<Change> {
+    let nothing = Decision {
+        ingress: None,
+        external: entry.external_record.is_some().then(External::default),
+    };
+    let finalizer = entry.meta.finalizers.iter().any(|name| name == CLOUD_FINALIZER);
+    main_change(entry, &nothing, finalizer, now)
+        .or_else(|| service_change(entry, &Decision::default(), None, now))
+}
+
+/// Pools stay, but nobody would be left to let a deleted one go.
+async fn clean_pools(client: &Client) -> anyhow::Result<()> {
+    let api: Api<AddressPool> = Api::all(client.clone());
+    for pool in api.list(&ListParams::default()).await? {
+        let Some(list) = finalizers(&(&pool.metadata).into(), FINALIZER, false) else {
+            continue;
+        };
+        let patch = json!({ "metadata": { "finalizers": list } });
+        let name = pool.name_any();
+        match api
+            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,14 +1,20 @@
 //! Gives external addresses to Services of type LoadBalancer, and keeps the conditions of all objects of Fairlead.
 
 mod announced;
+mod change;
 mod election;
 mod events;
+mod external;
 mod index;
 mod leave;
 mod metrics;
 mod planner;
+mod pools;
 mod quiet;
+mod rules;
+mod send;
 mod status;
+mod tally;
 mod terms;
 mod view;
 mod writer;
@@ -19,21 +25,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use fairlead_api::{AddressPool, L2Advertisement, NodeState, convert};
-use fairlead_runtime::leaving::is_leaving;
 use fairlead_runtime::watch::{Guarded, Relist, Shared, config, follow, follow_and_relist};
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, init, serve_http, shutdown};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Service};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::Api;
 use kube::runtime::watcher;
 use prometheus_client::registry::Registry;
 
 use crate::election::ElectionArguments;
 use crate::events::Events;
-use crate::index::{AdvertisementEntry, Index, PoolEntry, ServiceEntry};
+use crate::index::{
+    AdvertisementEntry, Index, PoolEntry, ServiceEntry, StateEntry, namespace_labels, service_cidrs,
+};
 use crate::metrics::Metrics;
-use crate::planner::Planner;
+use crate::planner::{Planner, Policy};
+use crate::send::Sender;
 use crate::view::NodeView;
 use crate::writer::Writer;
 
@@ -61,6 +70,24 @@ struct Arguments {
         value_name = "NAME"
     )]
     pod_name: String,
+    /// Whether Services with an address of ours carry a finalizer: `cloud` is the one that cloud providers use
+    #[arg(
+        long,
+        env = "FAIRLEAD_SERVICE_FINALIZER",
+        value_enum,
+        default_value = "none",
+        value_name = "none|cloud"
+    )]
+    service_finalizer: ServiceFinalizer,
+}
+
+/// Which finalizer Services carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ServiceFinalizer {
+    /// None.
+    None,
+    /// service.kubernetes.io/load-balancer-cleanup
+    Cloud,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,15 +143,19 @@ async fn control(arguments: Arguments) -> anyhow::Result<()> {
     let (instance, figures) = (arguments.pod_name, Arc::clone(&metrics));
     let writer = Writer {
         events: Events::start(client.clone(), instance, figures, leadership.clone()),
-        client,
+        sender: Sender::new(client, &common.namespace, &common.state_configmap),
         index,
         metrics,
         leadership,
+        relist: services,
     };
     let (stop, stopping) = tokio::sync::watch::channel(false);
-    let class = class_policy(common);
-    let planner = move || Planner::new(class);
-    let mut writing = tokio::spawn(terms::run(writer, services, planner, stopping));
+    let policy = Policy {
+        class: class_policy(common),
+        finalizer: arguments.service_finalizer == ServiceFinalizer::Cloud,
+    };
+    let planner = move || Planner::new(policy);
+    let mut writing = tokio::spawn(terms::run(writer, planner, stopping));
     tokio::select! {
         ended = &mut writing => {
             ended?;
@@ -180,6 +211,22 @@ fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs, reli
         |i: &mut Index| &mut i.nodes,
         convert::node,
     ));
+    let namespaces: Api<Guarded<Namespace>> = Api::all(client.clone());
+    tokio::spawn(follow(
+        namespaces,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.namespaces,
+        namespace_labels,
+    ));
+    let ranges: Api<Guarded<ServiceCIDR>> = Api::all(client.clone());
+    tokio::spawn(follow(
+        ranges,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.service_cidrs,
+        service_cidrs,
+    ));
     let states: Api<Guarded<NodeState>> = Api::all(client.clone());
     tokio::spawn(follow(
         states,
@@ -197,8 +244,8 @@ fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs, reli
         state,
         only,
         index.clone(),
-        |i: &mut Index| &mut i.leaving,
-        |map| Some(is_leaving(map)),
+        |i: &mut Index| &mut i.state,
+        StateEntry::new,
     ));
 }
 

@@ -1,6 +1,6 @@
 //! Figures of the controller.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -11,7 +11,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::planner::Tally;
+use fairlead_core::ipam::PoolState;
+
+use crate::planner::Audit;
+use crate::tally::{State, Tally};
 use crate::writes::{Ended, Object};
 
 type Label = [(&'static str, String); 1];
@@ -21,12 +24,15 @@ type TwoLabels = [(&'static str, String); 2];
 #[derive(Debug)]
 pub struct Metrics {
     services: Family<Label, Gauge>,
-    assigned: Family<Label, Gauge>,
-    available: Family<Label, Gauge>,
+    assigned: Family<TwoLabels, Gauge>,
+    available: Family<TwoLabels, Gauge>,
     plans: Histogram,
     writes: Family<TwoLabels, Counter>,
     events_lost: Counter<u64, AtomicU64>,
-    pools: Mutex<BTreeSet<String>>,
+    audits: Family<Label, Counter>,
+    duplicates: Gauge,
+    repaired: Counter<u64, AtomicU64>,
+    pools: Mutex<BTreeSet<TwoLabels>>,
 }
 
 impl Metrics {
@@ -41,6 +47,9 @@ impl Metrics {
             ]),
             writes: Family::default(),
             events_lost: Counter::default(),
+            audits: Family::default(),
+            duplicates: Gauge::default(),
+            repaired: Counter::default(),
             pools: Mutex::default(),
         };
         let registry = registry.sub_registry_with_prefix("fairlead_controller");
@@ -77,42 +86,66 @@ impl Metrics {
             "Events that could not be published",
             metrics.events_lost.clone(),
         );
+        registry.register(
+            "audits",
+            "Checks that every address is given once and that the state in memory is what a fresh look at all objects \
+             gives: done, or skipped because writes were under way",
+            metrics.audits.clone(),
+        );
+        registry.register(
+            "duplicate_addresses",
+            "Services that carry an address which an older Service has and does not share, at the last check",
+            metrics.duplicates.clone(),
+        );
+        registry.register(
+            "audit_repairs",
+            "Decisions that a check found to be wrong and put right",
+            metrics.repaired.clone(),
+        );
         metrics
     }
 
-    /// A plan was made.
-    pub fn planned(&self, tally: &Tally, took: Duration) {
+    /// What changed was taken over, and writes were made up, in so long.
+    pub fn planned(&self, took: Duration) {
         self.plans.observe(took.as_secs_f64());
-        for (state, count) in [
-            ("announced", tally.announced),
-            ("held_back", tally.held_back),
-            ("refused", tally.refused),
-            ("served_by_another", tally.left_alone),
-        ] {
+    }
+
+    /// The present state of Services and pools.
+    pub fn show(&self, tally: &Tally, pools: &BTreeMap<String, PoolState>) {
+        for state in State::ALL {
             self.services
-                .get_or_create(&[("state", state.to_owned())])
-                .set(count);
+                .get_or_create(&[("state", state.as_str().to_owned())])
+                .set(tally.count(state));
         }
         let clamp = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        for (pool, count) in &tally.pools {
-            let label = [("pool", pool.clone())];
-            self.assigned.get_or_create(&label).set(clamp(count.assigned));
-            self.available.get_or_create(&label).set(clamp(count.available));
+        let mut shown: BTreeSet<[(&'static str, String); 2]> = BTreeSet::new();
+        for (pool, state) in pools {
+            for (family, usage) in [("ipv4", state.v4), ("ipv6", state.v6)] {
+                let Some(usage) = usage else { continue };
+                let label = [("pool", pool.clone()), ("family", family.to_owned())];
+                self.assigned.get_or_create(&label).set(clamp(usage.assigned));
+                self.available.get_or_create(&label).set(clamp(usage.available));
+                shown.insert(label);
+            }
         }
         let mut known = self
             .pools
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.retain(|pool| {
-            let kept = tally.pools.contains_key(pool);
-            if !kept {
-                let label = [("pool", pool.clone())];
-                self.assigned.remove(&label);
-                self.available.remove(&label);
-            }
-            kept
-        });
-        known.extend(tally.pools.keys().cloned());
+        for label in known.difference(&shown) {
+            self.assigned.remove(label);
+            self.available.remove(label);
+        }
+        *known = shown;
+    }
+
+    /// A check of everything was made.
+    pub fn audited(&self, audit: &Audit) {
+        let result = if audit.skipped { "skipped" } else { "done" };
+        self.audits.get_or_create(&[("result", result.to_owned())]).inc();
+        self.duplicates
+            .set(i64::try_from(audit.duplicates).unwrap_or(i64::MAX));
+        self.repaired.inc_by(audit.repaired as u64);
     }
 
     /// A write has ended.
@@ -120,7 +153,7 @@ impl Metrics {
         let result = match ended {
             Ended::Accepted(_) => "accepted",
             Ended::Stale => "stale",
-            Ended::Refused => "refused",
+            Ended::Refused(_) => "refused",
             Ended::Unknown => "unknown",
         };
         let labels = [("kind", object.kind().to_owned()), ("result", result.to_owned())];
@@ -136,39 +169,43 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fairlead_core::ipam::PoolCount;
+    use fairlead_core::ipam::Usage;
+    use fairlead_core::model::ServiceKey;
     use prometheus_client::encoding::text::encode;
 
     #[test]
     fn figures_of_a_vanished_pool_are_gone() {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
-        let count = PoolCount {
+        let usage = Usage {
+            total: i64::MAX as u64,
             assigned: 3,
             available: i64::MAX as u64,
         };
-        let tally = Tally {
-            announced: 3,
-            pools: [("blue".to_owned(), count)].into(),
-            ..Tally::default()
+        let mut tally = Tally::default();
+        tally.set(&ServiceKey::new("n", "a"), Some(State::Announced));
+        let state = PoolState {
+            v4: Some(usage),
+            ..PoolState::default()
         };
         let text = || {
             let mut text = String::new();
             encode(&mut text, &registry).unwrap();
             text
         };
-        metrics.planned(&tally, Duration::from_millis(2));
+        metrics.planned(Duration::from_millis(2));
+        metrics.show(&tally, &[("blue".to_owned(), state)].into());
         metrics.wrote(&Object::Pool("blue".into()), &Ended::Stale);
         for line in [
-            "fairlead_controller_services{state=\"announced\"} 3",
-            "fairlead_controller_pool_addresses_assigned{pool=\"blue\"} 3",
-            "fairlead_controller_pool_addresses_available{pool=\"blue\"} 9223372036854775807",
+            "fairlead_controller_services{state=\"announced\"} 1",
+            "fairlead_controller_pool_addresses_assigned{pool=\"blue\",family=\"ipv4\"} 3",
+            "fairlead_controller_pool_addresses_available{pool=\"blue\",family=\"ipv4\"} 9223372036854775807",
             "fairlead_controller_plan_duration_seconds_count 1",
             "fairlead_controller_writes_total{kind=\"AddressPool\",result=\"stale\"} 1",
         ] {
             assert!(text().contains(line), "{line} is not in\n{}", text());
         }
-        metrics.planned(&Tally::default(), Duration::from_millis(2));
-        assert!(!text().contains("blue\"} 3"), "{}", text());
+        metrics.show(&Tally::default(), &BTreeMap::new());
+        assert!(!text().contains("pool=\"blue\",family"), "{}", text());
     }
 }

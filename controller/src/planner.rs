@@ -1,32 +1,74 @@
-//! Index → plan → the writes that are due. Synchronous and without a clock: the time comes in, and the time at which
+//! Index → ledger → the writes that are due. Synchronous and without a clock: the time comes in, and the time at which
 //! to be called again goes out.
+//!
+//! What changed in the index is taken over change by change. A write is made up only when it can be sent, from the
+//! newest state of its object, and nothing is made up from a state that the ledger has not seen.
 
-use std::collections::BTreeMap;
+mod todo;
+
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fairlead_api::conditions::ANNOUNCED;
-use fairlead_core::config::{Compiled, ConfigObject, RawAdvertisement, RawPool, compile};
-use fairlead_core::ipam::{self, Outcome, PoolCount, Snapshot};
-use fairlead_core::model::{Node, Service, ServiceKey};
-use fairlead_core::ownership::ClassPolicy;
+use fairlead_core::config::ConfigObject;
+use fairlead_core::ipam::{Decision, External, Ledger, Outcome, PoolState};
+use fairlead_core::model::ServiceKey;
+use fairlead_core::ownership::{ClassPolicy, resolve};
 use fairlead_core::reason::{Reason, Refusal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::announced::{Announcement, Reports};
+use crate::change::{Change, Notice};
+use crate::external::main_change;
 use crate::index::{Index, ServiceEntry};
+use crate::pools::{advertisement_change, pool_change, state_change};
 use crate::quiet::Quiet;
-use crate::status::{Change, Notice, Wanted, advertisement_change, pool_change, service_change};
-use crate::writes::{Object, Writes, named};
+use crate::rules::{Basis, basis};
+use crate::status::service_change;
+use crate::tally::{State, Tally};
+use crate::writes::{Ended, Object, Writes, named};
+use todo::Todo;
 
-/// Makes plans, and remembers only what keeps it from being hasty.
+/// The counts of pools are written at most so often: they are for people.
+const COUNTING: Duration = Duration::from_millis(500);
+/// What all nodes report, and what rules are made of, is put together at most so often.
+const GATHERING: Duration = Duration::from_millis(25);
+/// A write of external IPs that the API server denied is tried again after so long.
+const DENIED: Duration = Duration::from_secs(60);
+
+/// How the controller behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Which Services are ours.
+    pub class: ClassPolicy,
+    /// Services with an address of ours carry the finalizer that cloud providers use.
+    pub finalizer: bool,
+}
+
+/// Keeps the ledger current and says what is to be written. Everything in it can be made anew from the index.
 #[derive(Debug)]
 pub struct Planner {
-    class: ClassPolicy,
+    policy: Policy,
+    basis: Option<Basis>,
+    ledger: Ledger,
+    reports: Reports,
     quiet: Quiet,
-    /// Writes under way.
-    pub writes: Writes,
+    writes: Writes,
+    todo: Todo,
+    tally: Tally,
+    /// Writes of external IPs that were denied: for which wish, why, and until when it is not tried again.
+    denied: HashMap<ServiceKey, (External, String, Instant)>,
+    /// When the counts of pools are due.
+    count_at: Option<Instant>,
+    counted: Option<Instant>,
+    /// Nodes, reports or the parts of rules changed and are to be put together, no sooner than this.
+    gather_at: Option<Instant>,
+    gathered: Option<Instant>,
+    /// Events that go with no write, each with its Service's UID.
+    notices: Vec<(ServiceKey, String, Notice)>,
 }
 
 /// A write that is due.
@@ -42,218 +84,421 @@ pub struct Write {
     pub change: Change,
 }
 
-/// What a plan asks for.
-#[derive(Debug, Default)]
-pub struct Step {
-    /// The differences, configuration objects last: Services matter more.
-    pub writes: Vec<Write>,
-    /// Events that go with no write, each with its Service's UID.
-    pub notices: Vec<(ServiceKey, String, Notice)>,
-    /// When to plan again even if nothing changes.
-    pub wake: Option<Instant>,
-    /// Figures for the metrics.
-    pub tally: Tally,
-}
-
-/// What is reported as metrics.
+/// What a check of everything found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Services with an address that is announced.
-    pub announced: i64,
-    /// Services with an address that is announced by nobody.
-    pub held_back: i64,
-    /// Services without an address.
-    pub refused: i64,
-    /// Services that another implementation serves.
-    pub left_alone: i64,
-    /// Counts by pool.
-    pub pools: BTreeMap<String, PoolCount>,
+pub struct Audit {
+    /// Addresses that stand in more than one Service that may not share them.
+    pub duplicates: usize,
+    /// Decisions that a ledger made anew from the same objects decides otherwise; it has taken the old one's place.
+    pub repaired: usize,
+    /// The check was not made, since writes are under way.
+    pub skipped: bool,
 }
 
 impl Planner {
-    /// A planner with nothing under way.
-    pub fn new(class: ClassPolicy) -> Self {
+    /// A planner that knows nothing yet.
+    pub fn new(policy: Policy) -> Self {
+        let empty = basis(&Index::default(), policy.class);
         Self {
-            class,
+            policy,
+            basis: None,
+            ledger: Ledger::new(empty.rules),
+            reports: Reports::default(),
             quiet: Quiet::default(),
             writes: Writes::default(),
+            todo: Todo::default(),
+            tally: Tally::default(),
+            denied: HashMap::new(),
+            count_at: None,
+            counted: None,
+            gather_at: None,
+            gathered: None,
+            notices: Vec::new(),
         }
     }
 
-    /// Plans anew; `None` until every kind has been listed.
-    pub fn step(&mut self, index: &Index, now: Instant, wall: Timestamp) -> Option<Step> {
+    /// Takes over what changed in the index. Answers whether there is anything to plan from: not before every kind has
+    /// been listed.
+    pub fn update(&mut self, index: &mut Index, now: Instant) -> bool {
         if !index.listed() {
-            return None;
+            return false;
+        }
+        let first = self.basis.is_none();
+        let pools = index.pools.changes();
+        let advertisements = index.advertisements.changes();
+        let others = [
+            index.nodes.changes(),
+            index.namespaces.changes(),
+            index.service_cidrs.changes(),
+            index.views.changes(),
+        ];
+        let state = !index.state.changes().is_empty();
+        let own = !pools.is_empty() || !advertisements.is_empty();
+        if first || own || others.iter().any(|changed| !changed.is_empty()) {
+            let earliest = self.gathered.map_or(now, |last| last + GATHERING);
+            // Pools are few and their changes matter at once.
+            self.gather_at = Some(if own || first { now } else { earliest });
+        }
+        if self.gather_at.is_some_and(|at| at <= now) {
+            self.gather(index, now);
+        }
+        self.todo.extend(pools.into_iter().map(Object::Pool));
+        self.todo
+            .extend(advertisements.into_iter().map(Object::Advertisement));
+        if state || first {
+            self.todo.push(Object::State);
+        }
+        let changed = if first {
+            let all = index.services.iter().map(|(key, _)| key.to_owned()).collect();
+            index.services.changes();
+            all
+        } else {
+            index.services.changes()
+        };
+        for key in changed {
+            match index.services.get(&key) {
+                Some(entry) => {
+                    self.feed(entry);
+                    self.todo.push(Object::Service(entry.service.key.clone()));
+                }
+                None => self.forget(&key, now),
+            }
         }
         self.writes.settle(|object| version(index, object));
-        let compiled = configuration(index);
-        let plan = self.assign(index, &compiled);
+        for key in self.quiet.due(now) {
+            self.todo.push(Object::Service(key));
+        }
+        self.todo.release(|object| {
+            !version(index, object).is_some_and(|version| self.writes.blocked(object, version, now))
+        });
+        self.settle(now);
+        if self.count_at.is_some_and(|at| at <= now) {
+            (self.count_at, self.counted) = (None, Some(now));
+            let names = index.pools.iter().map(|(name, _)| Object::Pool(name.to_owned()));
+            self.todo.extend(names);
+        }
+        true
+    }
+
+    /// The next write that is due, as under way from now on. Call [`Planner::update`] with the same index before.
+    pub fn next(&mut self, index: &Index, now: Instant, wall: Timestamp) -> Option<Write> {
+        let wall = Time(wall);
+        while let Some(object) = self.todo.pop() {
+            let Some(version) = version(index, &object) else {
+                continue;
+            };
+            if self.writes.blocked(&object, version, now) {
+                self.todo.block(object);
+                continue;
+            }
+            let base = version.to_owned();
+            let (uid, change) = match &object {
+                Object::Service(key) => {
+                    let Some(entry) = index.services.get(&key.to_string()) else {
+                        continue;
+                    };
+                    (entry.meta.uid.clone(), self.service(entry, now, &wall))
+                }
+                other => self.other(index, other, &wall),
+            };
+            let Some(change) = change else { continue };
+            self.writes.begin(object.clone(), &base, change.after.clone());
+            if let Object::Service(key) = &object {
+                self.refeed(index, key);
+                self.settle(now);
+            }
+            return Some(Write {
+                object,
+                uid,
+                base,
+                change,
+            });
+        }
+        None
+    }
+
+    /// A write has ended. Answers whether it has to be planned again although no watch may say so.
+    pub fn end(&mut self, index: &Index, write: &Write, ended: &Ended, now: Instant) {
+        self.writes.end(&write.object, ended, now);
+        self.todo.block(write.object.clone());
+        if let Object::Service(key) = &write.object {
+            match ended {
+                Ended::Refused(why) if write.change.patch["spec"].get("externalIPs").is_some() => {
+                    let decision = self.ledger.decision(key);
+                    if let Some(external) = decision.and_then(|decision| decision.external.clone()) {
+                        self.denied
+                            .insert(key.clone(), (external, why.clone(), now + DENIED));
+                        self.writes.forgive(&write.object);
+                    }
+                }
+                _ => {}
+            }
+            self.refeed(index, key);
+            self.settle(now);
+        }
+    }
+
+    /// Writes under way.
+    pub fn under_way(&self) -> usize {
+        self.writes.under_way()
+    }
+
+    /// When to be called again even if nothing changes.
+    pub fn wake(&self, now: Instant) -> Option<Instant> {
+        [
+            self.quiet.wake(),
+            self.writes.wake(now),
+            self.count_at,
+            self.gather_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Events that go with no write.
+    pub fn notices(&mut self) -> Vec<(ServiceKey, String, Notice)> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Services by state.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The states of all pools.
+    pub fn pools(&self) -> BTreeMap<String, PoolState> {
+        let pools = self.ledger.rules().config.pools.keys();
+        pools.map(|name| (name.clone(), self.ledger.pool(name))).collect()
+    }
+
+    /// Checks everything: a ledger made anew must decide the same, and no address may stand in two Services. Repairs
+    /// the ledger if it does not.
+    pub fn audit(&mut self, index: &Index, now: Instant) -> Audit {
+        let services = || index.services.values().map(|entry| entry.service.as_ref());
+        let ownership = resolve(services(), &self.ledger.rules().config, self.policy.class);
+        let double = |(_, _, refusal): &&(_, _, Refusal)| refusal.reason == Reason::DoubleAssignment;
+        let mut audit = Audit {
+            duplicates: ownership.refused.iter().filter(double).count(),
+            ..Audit::default()
+        };
+        if !self.todo.is_empty() || !self.writes.is_empty() {
+            audit.skipped = true;
+            return audit;
+        }
+        let mut cold = Ledger::new(self.ledger.rules().clone());
+        for entry in index.services.values() {
+            cold.set(Arc::clone(&entry.service), Vec::new());
+        }
+        cold.settle();
+        let differ: Vec<ServiceKey> = index
+            .services
+            .values()
+            .map(|entry| &entry.service.key)
+            .filter(|key| cold.decision(key) != self.ledger.decision(key))
+            .cloned()
+            .collect();
+        audit.repaired = differ.len();
+        self.ledger = cold;
+        self.todo.extend(differ.into_iter().map(Object::Service));
+        self.settle(now);
+        audit
+    }
+
+    /// Puts rules and reports together.
+    fn gather(&mut self, index: &Index, now: Instant) {
+        (self.gather_at, self.gathered) = (None, Some(now));
+        let basis = basis(index, self.policy.class);
+        if self.basis.as_ref() != Some(&basis) {
+            if self.basis.as_ref().map(|known| &known.rules) != Some(&basis.rules) {
+                self.ledger.change_rules(basis.rules.clone());
+            }
+            let pools = index.pools.iter().map(|(name, _)| Object::Pool(name.to_owned()));
+            self.todo.extend(pools);
+            let advertisements = index.advertisements.iter();
+            self.todo
+                .extend(advertisements.map(|(name, _)| Object::Advertisement(name.to_owned())));
+            self.todo.push(Object::State);
+            self.basis = Some(basis);
+        }
         let nodes = index
             .views
             .values()
             .filter(|view| index.nodes.get(view.node.as_str()).is_some());
         let reports = Reports::new(nodes);
+        for address in reports.differing(&self.reports) {
+            let claimants = self.ledger.claimants(address).cloned();
+            self.todo.extend(claimants.map(Object::Service));
+        }
+        self.reports = reports;
+    }
 
-        let (mut step, wall) = (Step::default(), Time(wall));
-        for entry in index.services.values() {
-            let key = &entry.service.key;
-            let outcome = plan.services.get(key);
-            step.tally.count(outcome);
-            let announcement = match outcome {
-                Some(Outcome::Assigned { addresses, note }) => {
-                    let observed = observe(
-                        &reports,
-                        addresses.iter().map(|(address, _)| *address),
-                        note.as_ref(),
-                    );
-                    match observed {
-                        Announcement::By(_) => step.tally.announced += 1,
-                        Announcement::Nobody(_) => step.tally.held_back += 1,
-                    }
-                    // What was written about another address says nothing about this one.
-                    let same = addresses
-                        .iter()
-                        .all(|(address, _)| entry.service.ingress.contains(address));
-                    let written = entry.condition(ANNOUNCED).filter(|_| same);
-                    let judgement = self.quiet.judge(key, written, &observed, now);
-                    // The note has been told as an event of its own when it was written.
-                    if let (true, Announcement::Nobody(refusal)) = (judgement.warn, &observed)
-                        && note.as_ref() != Some(refusal)
-                    {
-                        let notice = Notice::warning("Announce", refusal);
-                        step.notices.push((key.clone(), entry.meta.uid.clone(), notice));
-                    }
-                    judgement.tell.then_some(observed)
-                }
-                _ => {
-                    self.quiet.forget(key);
-                    None
-                }
-            };
-            let wanted = outcome.map(|outcome| Wanted {
-                outcome,
-                announcement: announcement.as_ref(),
-            });
-            let object = Object::Service(key.clone());
-            if !self.writes.blocked(&object, &entry.meta.resource_version, now)
-                && let Some(change) = service_change(entry, wanted.as_ref(), &wall)
-            {
-                step.push(object, &entry.meta.uid, &entry.meta.resource_version, change);
+    /// Gives the ledger a Service as it is, or as it will be once a write under way has happened.
+    fn feed(&mut self, entry: &ServiceEntry) {
+        let service = &entry.service;
+        match self.writes.assumed(&service.key, &entry.meta.resource_version) {
+            None => self.ledger.set(Arc::clone(service), Vec::new()),
+            Some(assumed) => {
+                let kept: Vec<IpAddr> = named(assumed).collect();
+                let held = named(service).filter(|address| !kept.contains(address)).collect();
+                self.ledger.set(Arc::clone(assumed), held);
             }
         }
-        self.quiet.retain(|key| plan.services.contains_key(key));
-        self.configuration_writes(index, &compiled, &plan.pools, now, &wall, &mut step);
-        step.tally.pools = plan.pools;
-        step.wake = [self.quiet.wake(now), self.writes.wake(now)]
-            .into_iter()
-            .flatten()
-            .min();
-        Some(step)
     }
 
-    fn assign(&self, index: &Index, compiled: &Compiled) -> ipam::Plan {
-        let mut held: Vec<(IpAddr, &ServiceKey)> = Vec::new();
-        let services = index.services.values().map(|ServiceEntry { service, meta, .. }| {
-            match self.writes.assumed(&service.key, &meta.resource_version) {
-                None => service,
-                Some(assumed) => {
-                    held.extend(named(service).map(|address| (address, &service.key)));
-                    assumed
+    fn refeed(&mut self, index: &Index, key: &ServiceKey) {
+        if let Some(entry) = index.services.get(&key.to_string()) {
+            self.feed(entry);
+        }
+    }
+
+    fn forget(&mut self, key: &str, now: Instant) {
+        let Some((namespace, name)) = key.split_once('/') else {
+            return;
+        };
+        let key = ServiceKey::new(namespace, name);
+        self.ledger.remove(&key);
+        self.quiet.forget(&key);
+        self.tally.set(&key, None);
+        self.denied.remove(&key);
+        self.count_soon(self.counted.map_or(now, |last| last + COUNTING));
+    }
+
+    fn settle(&mut self, now: Instant) {
+        let changed = self.ledger.settle();
+        if !changed.is_empty() {
+            let earliest = self.counted.map_or(now, |last| last + COUNTING);
+            self.count_soon(earliest.max(now));
+        }
+        self.todo.extend(changed.into_iter().map(Object::Service));
+    }
+
+    fn count_soon(&mut self, at: Instant) {
+        self.count_at.get_or_insert(at);
+    }
+
+    /// What has to change in a Service.
+    fn service(&mut self, entry: &ServiceEntry, now: Instant, wall: &Time) -> Option<Change> {
+        let key = &entry.service.key;
+        let mut decision = self.ledger.decision(key).cloned().unwrap_or_default();
+        let denied = self.denied.get(key);
+        let denied = denied
+            .filter(|(external, _, until)| decision.external.as_ref() == Some(external) && now < *until);
+        match denied {
+            Some((_, why, _)) => deny(entry, &mut decision, why),
+            None => {
+                self.denied.remove(key);
+                let change = main_change(entry, &decision, self.policy.finalizer, wall);
+                if change.is_some() {
+                    return change;
                 }
             }
-        });
-        let services: Vec<&Service> = services.collect();
-        let nodes: Vec<&Node> = index.nodes.values().collect();
-        ipam::plan(&Snapshot {
-            services,
-            config: &compiled.config,
-            class: self.class,
-            nodes,
-            held,
-        })
+        }
+        let announcement = self.announcement(entry, &decision, now);
+        service_change(entry, &decision, announcement.as_ref(), wall)
     }
 
-    fn configuration_writes(
-        &self,
-        index: &Index,
-        compiled: &Compiled,
-        counts: &BTreeMap<String, PoolCount>,
+    /// What `Announced` is to say of a Service; `None` leaves the condition as it is.
+    fn announcement(
+        &mut self,
+        entry: &ServiceEntry,
+        decision: &Decision,
         now: Instant,
-        wall: &Time,
-        step: &mut Step,
-    ) {
-        for entry in index.pools.values() {
-            let name = &entry.raw.name;
-            let object = Object::Pool(name.clone());
-            if let Some(verdict) = compiled.verdicts.get(&ConfigObject::Pool(name.clone()))
-                && !self.writes.blocked(&object, &entry.meta.resource_version, now)
-                && let Some(change) = pool_change(
-                    entry,
-                    verdict,
-                    counts.get(name).copied().unwrap_or_default(),
-                    wall,
-                )
-            {
-                step.push(object, &entry.meta.uid, &entry.meta.resource_version, change);
+    ) -> Option<Announcement> {
+        let key = &entry.service.key;
+        let (mut addresses, mut note) = (Vec::new(), None);
+        if let Some(Outcome::Assigned {
+            addresses: given,
+            note: remark,
+            ..
+        }) = &decision.ingress
+        {
+            addresses.extend(given.iter().map(|(address, _)| *address));
+            note = remark.as_ref();
+        }
+        if let Some(external) = &decision.external {
+            addresses.extend(external.addresses.iter().map(|external| external.address));
+        }
+        if addresses.is_empty() {
+            self.quiet.forget(key);
+            let state = match &decision.ingress {
+                Some(Outcome::LeftAlone(_)) => Some(State::LeftAlone),
+                Some(_) => Some(State::Refused),
+                None => decision.external.as_ref().map(|_| State::Refused),
+            };
+            self.tally.set(key, state);
+            return None;
+        }
+        // What was written about another address says nothing about this one.
+        let standing = |address: &IpAddr| {
+            entry.service.ingress.contains(address) || entry.service.external_ips.contains(address)
+        };
+        let same = addresses.iter().all(standing);
+        let observed = match (self.reports.of(addresses), note) {
+            // An address whose pool is gone is not announced for that reason, whatever else is said.
+            (Announcement::Nobody(_), Some(note)) if note.reason == Reason::NotOwned => {
+                Announcement::Nobody(note.clone())
             }
+            (observed, _) => observed,
+        };
+        self.tally.set(
+            key,
+            Some(match observed {
+                Announcement::By(_) => State::Announced,
+                Announcement::Nobody(_) => State::HeldBack,
+            }),
+        );
+        let written = entry.condition(ANNOUNCED).filter(|_| same);
+        let judgement = self.quiet.judge(key, written, &observed, now);
+        // The note has been told as an event of its own when it was written.
+        if let (true, Announcement::Nobody(refusal)) = (judgement.warn, &observed)
+            && note != Some(refusal)
+        {
+            let notice = Notice::warning("Announce", refusal);
+            self.notices.push((key.clone(), entry.meta.uid.clone(), notice));
         }
-        for entry in index.advertisements.values() {
-            let name = &entry.raw.name;
-            let object = Object::Advertisement(name.clone());
-            if let Some(verdict) = compiled.verdicts.get(&ConfigObject::Advertisement(name.clone()))
-                && !self.writes.blocked(&object, &entry.meta.resource_version, now)
-                && let Some(change) = advertisement_change(entry, verdict, wall)
-            {
-                step.push(object, &entry.meta.uid, &entry.meta.resource_version, change);
-            }
-        }
+        judgement.tell.then_some(observed)
+    }
+
+    /// What has to change in an object that is no Service.
+    fn other(&self, index: &Index, object: &Object, wall: &Time) -> (String, Option<Change>) {
+        let Some(basis) = &self.basis else {
+            return (String::new(), None);
+        };
+        let verdict = |object: ConfigObject| basis.compiled.verdicts.get(&object);
+        let change = match object {
+            Object::Service(_) => None,
+            Object::Pool(name) => index.pools.get(name).and_then(|entry| {
+                let verdict = verdict(ConfigObject::Pool(name.clone()))?;
+                let pool = basis.compiled.config.pools.get(name);
+                let change = pool_change(entry, pool, verdict, &self.ledger.pool(name), wall);
+                Some((entry.meta.uid.clone(), change))
+            }),
+            Object::Advertisement(name) => index.advertisements.get(name).and_then(|entry| {
+                let verdict = verdict(ConfigObject::Advertisement(name.clone()))?;
+                Some((entry.meta.uid.clone(), advertisement_change(entry, verdict, wall)))
+            }),
+            Object::State => index.state.values().next().map(|entry| {
+                let pools = basis.compiled.config.pools.values();
+                (entry.meta.uid.clone(), state_change(entry, pools))
+            }),
+        };
+        change.unwrap_or_default()
     }
 }
 
-impl Step {
-    fn push(&mut self, object: Object, uid: &str, base: &str, change: Change) {
-        self.writes.push(Write {
-            object,
-            uid: uid.to_owned(),
-            base: base.to_owned(),
-            change,
-        });
+/// The API server denied writing the external IPs: what stands there already stays, and the reason is told.
+fn deny(entry: &ServiceEntry, decision: &mut Decision, why: &str) {
+    if let Some(external) = &mut decision.external {
+        let recorded = |address: IpAddr| {
+            let record = entry.service.external.as_ref();
+            record.is_some_and(|record| record.names(address))
+                && entry.service.external_ips.contains(&address)
+        };
+        external.addresses.retain(|external| recorded(external.address));
+        let message = format!("the API server denied writing spec.externalIPs: {why}");
+        external.note = Some(Refusal::new(Reason::ExternalIPsDenied, message));
     }
-}
-
-impl Tally {
-    fn count(&mut self, outcome: Option<&Outcome>) {
-        match outcome {
-            // Assigned ones are counted by whether they are announced.
-            Some(Outcome::Assigned { .. }) | None => {}
-            Some(Outcome::Refused(_)) => self.refused += 1,
-            Some(Outcome::LeftAlone(_)) => self.left_alone += 1,
-        }
-    }
-}
-
-/// What the speakers say; an address whose pool is gone is not announced for that reason, whatever else they say.
-fn observe(
-    reports: &Reports<'_>,
-    addresses: impl Iterator<Item = IpAddr>,
-    note: Option<&Refusal>,
-) -> Announcement {
-    match (reports.of(addresses), note) {
-        (Announcement::Nobody(_), Some(note)) if note.reason == Reason::NotOwned => {
-            Announcement::Nobody(note.clone())
-        }
-        (observed, _) => observed,
-    }
-}
-
-fn configuration(index: &Index) -> Compiled {
-    let pools: Vec<RawPool> = index.pools.values().map(|entry| entry.raw.clone()).collect();
-    let advertisements: Vec<RawAdvertisement> = index
-        .advertisements
-        .values()
-        .map(|entry| entry.raw.clone())
-        .collect();
-    compile(&pools, &advertisements)
 }
 
 fn version<'a>(index: &'a Index, object: &Object) -> Option<&'a str> {
@@ -261,6 +506,7 @@ fn version<'a>(index: &'a Index, object: &Object) -> Option<&'a str> {
         Object::Service(key) => &index.services.get(&key.to_string())?.meta,
         Object::Pool(name) => &index.pools.get(name)?.meta,
         Object::Advertisement(name) => &index.advertisements.get(name)?.meta,
+        Object::State => &index.state.values().next()?.meta,
     };
     Some(&meta.resource_version)
 }

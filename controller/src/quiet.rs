@@ -1,7 +1,7 @@
 //! Keeps hand-overs quiet. Between the old owner's report that it has stopped and the new owner's that it has begun
 //! there is a moment in which nobody announces; only one that lasts is worth a condition and an event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fairlead_core::model::ServiceKey;
@@ -10,18 +10,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::announced::Announcement;
 
-/// A Service that nobody announces for longer than this is worth telling.
+/// A Service that was announced and that nobody announces for longer than this is worth telling.
 pub const LASTING: Duration = Duration::from_secs(2);
+/// A Service that was never announced may take so long, for its pods have to start and probes to pass, before it is
+/// worth a warning.
+pub const STARTING: Duration = Duration::from_secs(10);
 
 /// Since when Services with an address have been announced by nobody.
 #[derive(Debug, Default)]
 pub struct Quiet {
     silent: BTreeMap<ServiceKey, Silence>,
+    /// When which of them becomes worth telling.
+    due: BTreeSet<(Instant, ServiceKey)>,
 }
 
 #[derive(Debug)]
 struct Silence {
-    since: Instant,
+    lasts_at: Instant,
     /// The reason that the user has been warned of.
     warned: Option<Reason>,
 }
@@ -45,14 +50,15 @@ impl Quiet {
         now: Instant,
     ) -> Judgement {
         let Announcement::Nobody(refusal) = observed else {
-            self.silent.remove(key);
+            self.forget(key);
             return Judgement {
                 tell: true,
                 warn: false,
             };
         };
+        let announced = written.is_some_and(|condition| condition.status == "True");
         let silence = self.silent.entry(key.clone()).or_insert_with(|| Silence {
-            since: now,
+            lasts_at: now + if announced { LASTING } else { STARTING },
             // After a restart: what the condition says, the user has been told.
             warned: written
                 .filter(|condition| condition.status == "False")
@@ -63,31 +69,39 @@ impl Quiet {
                     known.copied()
                 }),
         });
-        let lasting = now.saturating_duration_since(silence.since) >= LASTING;
+        let lasting = now >= silence.lasts_at;
+        if !lasting {
+            self.due.insert((silence.lasts_at, key.clone()));
+        }
         let warn = lasting && silence.warned != Some(refusal.reason);
         if warn {
             silence.warned = Some(refusal.reason);
         }
         Judgement {
-            tell: lasting || written.is_none_or(|condition| condition.status != "True"),
+            tell: lasting || !announced,
             warn,
         }
     }
 
-    /// Forgets a Service that has no address any more.
+    /// Forgets a Service that is announced, or has no address any more.
     pub fn forget(&mut self, key: &ServiceKey) {
-        self.silent.remove(key);
+        if let Some(silence) = self.silent.remove(key) {
+            self.due.remove(&(silence.lasts_at, key.clone()));
+        }
     }
 
-    /// Forgets all Services but these.
-    pub fn retain(&mut self, keep: impl Fn(&ServiceKey) -> bool) {
-        self.silent.retain(|key, _| keep(key));
+    /// The Services that have become worth telling, each of them once.
+    pub fn due(&mut self, now: Instant) -> Vec<ServiceKey> {
+        let mut due = Vec::new();
+        while self.due.first().is_some_and(|(at, _)| *at <= now) {
+            due.extend(self.due.pop_first().map(|(_, key)| key));
+        }
+        due
     }
 
     /// When something becomes worth telling that is not yet.
-    pub fn wake(&self, now: Instant) -> Option<Instant> {
-        let due = self.silent.values().map(|silence| silence.since + LASTING);
-        due.filter(|at| *at > now).min()
+    pub fn wake(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
     }
 }
 
@@ -132,8 +146,9 @@ mod tests {
         let at = |ms: u64| start + Duration::from_millis(ms);
         let announced = written(true, Reason::Announced);
         let mut judge = |observed: &Announcement, ms| {
+            quiet.due(at(ms));
             let judgement = quiet.judge(&key, Some(&announced), observed, at(ms));
-            (judgement, quiet.wake(at(ms)))
+            (judgement, quiet.wake())
         };
         assert_eq!(judge(&somebody(), 0), (TELL, None));
         assert_eq!(judge(&nobody(Reason::NotElected), 10), (WAIT, Some(at(2010))));
@@ -151,7 +166,9 @@ mod tests {
         let (mut quiet, key, start) = (Quiet::default(), ServiceKey::new("a", "b"), Instant::now());
         assert_eq!(quiet.judge(&key, None, &nobody(Reason::NoSpeaker), start), TELL);
         let refused = written(false, Reason::NotAssigned);
-        let later = start + LASTING;
+        assert_eq!(quiet.wake(), Some(start + STARTING));
+        let later = start + STARTING;
+        assert_eq!(quiet.due(later), vec![key.clone()]);
         assert_eq!(
             quiet.judge(&key, Some(&refused), &nobody(Reason::ProbePending), later),
             WARN
@@ -167,7 +184,7 @@ mod tests {
             TELL
         );
         assert_eq!(
-            quiet.judge(&key, Some(&told), &nobody(Reason::ProbeFailed), start + LASTING),
+            quiet.judge(&key, Some(&told), &nobody(Reason::ProbeFailed), start + STARTING),
             TELL
         );
     }

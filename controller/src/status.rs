@@ -1,14 +1,10 @@
-//! The difference between what an object's status says and what it should say, as a merge patch with a
-//! `resourceVersion` precondition, and the events that go with it. Pure functions.
-//!
-//! A merge patch replaces lists as a whole. That is what `ingress` needs, since the address and its record must change
-//! together; conditions of others are carried over, and the precondition makes sure that none is lost.
+//! The difference between what a Service's status says and what it should say. Pure functions.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use fairlead_api::conditions::{self, ANNOUNCED, ASSIGNED, REMARK, condition, render_assigned};
-use fairlead_api::pool::PoolUsage;
-use fairlead_core::ipam::{Outcome, PoolCount};
+use fairlead_core::ipam::{Decision, External, Outcome};
 use fairlead_core::model::{AssignedRecord, Service};
 use fairlead_core::reason::{Reason, Refusal};
 use k8s_openapi::api::core::v1::LoadBalancerIngress;
@@ -16,294 +12,249 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value, json};
 
 use crate::announced::{ANNOUNCED_BY, Announcement};
-use crate::index::{AdvertisementEntry, Meta, PoolEntry, ServiceEntry};
+use crate::change::{Change, Notice, Part, listed, status_patch};
+use crate::index::ServiceEntry;
 
-/// What the status of a Service of ours should say.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Wanted<'a> {
-    /// Its addresses, or why it has none.
-    pub outcome: &'a Outcome,
-    /// What `Announced` should say; `None` leaves the condition as it is for now. Without meaning unless addresses
-    /// are assigned.
-    pub announcement: Option<&'a Announcement>,
-}
-
-/// A change of a status.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Change {
-    /// Merge patch for the status subresource.
-    pub patch: Value,
-    /// Events to publish once the patch has been accepted.
-    pub notices: Vec<Notice>,
-    /// For a Service: what it will look like.
-    pub after: Option<Service>,
-}
-
-/// An event to be.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Notice {
-    /// Something is wrong.
-    pub warning: bool,
-    /// One word.
-    pub reason: String,
-    /// What was being done: `Assign`, `Announce` or `Configure`.
-    pub action: &'static str,
-    /// One sentence.
-    pub note: String,
-}
-
-impl Notice {
-    /// A warning.
-    pub fn warning(action: &'static str, refusal: &Refusal) -> Self {
-        Self {
-            warning: true,
-            reason: refusal.reason.as_str().to_owned(),
-            action,
-            note: refusal.message.clone(),
-        }
-    }
-
-    fn normal(action: &'static str, reason: &str, note: String) -> Self {
-        Self {
-            warning: false,
-            reason: reason.to_owned(),
-            action,
-            note,
-        }
-    }
-}
-
-/// What has to change in the status of a Service. `wanted` is `None` for a Service that is not ours: then only what
-/// the controller itself put there is taken back.
-pub fn service_change(entry: &ServiceEntry, wanted: Option<&Wanted<'_>>, now: &Time) -> Option<Change> {
-    if wanted.is_none() && !entry.carries_ours() {
+/// What has to change in the status of a Service. A decision without anything in it stands for a Service that is not
+/// ours: then only what the controller itself put there is taken back. `announcement` is what `Announced` should say;
+/// `None` leaves the condition as it is for now.
+pub fn service_change(
+    entry: &ServiceEntry,
+    decision: &Decision,
+    announcement: Option<&Announcement>,
+    now: &Time,
+) -> Option<Change> {
+    if *decision == Decision::default() && !entry.carries_ours() {
         return None;
     }
-    let record = entry.service.assigned.as_ref();
-    let mut list = entry.conditions.clone();
-    let mut notices = Vec::new();
-    let (ingress, after) = match wanted.map(|wanted| wanted.outcome) {
-        Some(Outcome::Assigned { addresses, note }) => {
-            let same = record.is_some_and(|record| same_addresses(record, addresses));
-            let message = render_assigned(addresses);
-            if !same {
-                notices.push(Notice::normal(
-                    "Assign",
-                    "Assigned",
-                    format!("assigned {message}"),
-                ));
-                // The transition time of this condition is the age of the record, by which two holders of one
-                // address are told apart: another address is another record, so the time starts anew.
-                if let Some(old) = list.iter_mut().find(|condition| condition.type_ == ASSIGNED) {
-                    old.status.clear();
-                }
-            }
-            let reason = note.as_ref().map_or(Reason::Assigned, |note| note.reason);
-            let message = note.as_ref().map_or(message.clone(), |note| {
-                format!("{message}{REMARK}{}", note.message)
-            });
-            let said = entry
-                .condition(ASSIGNED)
-                .map(|c| (c.reason.as_str(), c.message.as_str()));
-            if let Some(note) = note
-                .as_ref()
-                .filter(|_| said != Some((reason.as_str(), &message)))
-            {
-                notices.push(Notice::warning("Assign", note));
-            }
-            let verdict = Refusal::new(reason, message);
-            conditions::set(
-                &mut list,
-                condition(ASSIGNED, true, &verdict, entry.meta.generation, now.clone()),
-            );
-            let since =
-                find(&list, ASSIGNED).map_or(0, |condition| condition.last_transition_time.0.as_second());
-            let record = AssignedRecord {
-                addresses: addresses.clone(),
-                since,
-            };
-            let ingress = addresses.iter().map(|(address, _)| vip(*address)).collect();
-            (ingress, Some(record))
-        }
-        Some(Outcome::Refused(refusal)) => {
-            refuse(entry, &mut list, refusal, &mut notices, now);
-            (vec![], None)
-        }
-        Some(Outcome::LeftAlone(refusal)) => {
-            refuse(entry, &mut list, refusal, &mut notices, now);
-            (entry.ingress.clone(), None)
-        }
-        None => {
-            list.retain(|condition| condition.type_ != ASSIGNED);
-            (without_recorded(entry), None)
-        }
+    let mut status = Status {
+        entry,
+        list: entry.conditions.clone(),
+        notices: Vec::new(),
+        now,
     };
-    match wanted {
-        Some(Wanted {
-            outcome: Outcome::Assigned { .. },
-            announcement,
-        }) => {
-            if let Some(announcement) = announcement {
-                announce(entry, &mut list, announcement, &mut notices, now);
-            }
-        }
-        Some(Wanted {
-            outcome: Outcome::Refused(_),
-            ..
-        }) => {
-            let verdict = Refusal::new(Reason::NotAssigned, "the Service has no address");
-            conditions::set(
-                &mut list,
-                condition(ANNOUNCED, false, &verdict, entry.meta.generation, now.clone()),
-            );
-        }
-        Some(_) | None => list.retain(|condition| condition.type_ != ANNOUNCED),
-    }
+    let (ingress, record) = status.ingress(decision);
+    status.announced(decision, announcement);
+    let Status { list, notices, .. } = status;
 
-    let mut status = Map::new();
+    let mut fields = Map::new();
     if !same_ingress(&entry.ingress, &ingress) {
         let value = if ingress.is_empty() {
             Value::Null
         } else {
             json!(ingress)
         };
-        status.insert("loadBalancer".to_owned(), json!({ "ingress": value }));
+        fields.insert("loadBalancer".to_owned(), json!({ "ingress": value }));
     }
     if list != entry.conditions {
-        status.insert("conditions".to_owned(), json!(list));
+        fields.insert("conditions".to_owned(), json!(list));
     }
-    if status.is_empty() {
+    if fields.is_empty() {
         return None;
     }
     let addresses = ingress
         .iter()
         .filter_map(|entry| entry.ip.as_deref()?.parse().ok());
+    let keeps_foreign = matches!(decision.ingress, Some(Outcome::LeftAlone(_)) | None);
     Some(Change {
-        patch: patch(&entry.meta, Value::Object(status)),
+        part: Part::Status,
+        patch: status_patch(&entry.meta, Value::Object(fields)),
         notices,
-        after: Some(Service {
+        after: Some(Arc::new(Service {
             ingress: addresses.collect(),
-            foreign_ingress: entry.service.foreign_ingress
-                && matches!(wanted.map(|w| w.outcome), Some(Outcome::LeftAlone(_)) | None),
-            assigned: after,
-            ..entry.service.clone()
-        }),
+            foreign_ingress: entry.service.foreign_ingress && keeps_foreign,
+            assigned: record,
+            ..Service::clone(&entry.service)
+        })),
     })
 }
 
-/// What has to change in the status of a pool.
-pub fn pool_change(entry: &PoolEntry, verdict: &Refusal, count: PoolCount, now: &Time) -> Option<Change> {
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let usage = PoolUsage {
-        total: number(count.assigned.saturating_add(count.available)),
-        assigned: number(count.assigned),
-        available: number(count.available),
-        usage: format!(
-            "{}/{}",
-            count.assigned,
-            count.assigned.saturating_add(count.available)
-        ),
-    };
-    let counts = json!({ "ipv4": usage });
-    let same = entry.status.ipv4.as_ref() == Some(&usage);
-    accepted_change(
-        &entry.meta,
-        &entry.status.conditions,
-        verdict,
-        (counts, same),
-        now,
-    )
+/// A status that is being put together.
+struct Status<'a> {
+    entry: &'a ServiceEntry,
+    list: Vec<Condition>,
+    notices: Vec<Notice>,
+    now: &'a Time,
 }
 
-/// What has to change in the status of an advertisement.
-pub fn advertisement_change(entry: &AdvertisementEntry, verdict: &Refusal, now: &Time) -> Option<Change> {
-    accepted_change(&entry.meta, &entry.conditions, verdict, (json!({}), true), now)
-}
-
-/// `status` is what else the status should say, and whether it says so already.
-fn accepted_change(
-    meta: &Meta,
-    written: &[Condition],
-    verdict: &Refusal,
-    (mut status, same): (Value, bool),
-    now: &Time,
-) -> Option<Change> {
-    let mut list = written.to_vec();
-    let mut notices = Vec::new();
-    let accepted = verdict.reason == Reason::Accepted;
-    let new = condition(
-        conditions::ACCEPTED,
-        accepted,
-        verdict,
-        meta.generation,
-        now.clone(),
-    );
-    if !accepted && !says(find(written, conditions::ACCEPTED), verdict) {
-        notices.push(Notice::warning("Configure", verdict));
+impl Status<'_> {
+    /// Sets `Assigned`; answers with the ingress and the record that goes with it.
+    fn ingress(&mut self, decision: &Decision) -> (Vec<LoadBalancerIngress>, Option<AssignedRecord>) {
+        let entry = self.entry;
+        match (&decision.ingress, &decision.external) {
+            (
+                Some(Outcome::Assigned {
+                    addresses,
+                    note,
+                    lost,
+                }),
+                external,
+            ) => {
+                self.assigned(addresses, note.as_ref(), lost.as_ref(), external.as_ref());
+                let condition = find(&self.list, ASSIGNED);
+                let since = condition.map_or(0, |condition| condition.last_transition_time.0.as_second());
+                let record = AssignedRecord {
+                    addresses: addresses.clone(),
+                    since,
+                };
+                let ingress = addresses.iter().map(|(address, _)| vip(*address)).collect();
+                (ingress, Some(record))
+            }
+            (Some(Outcome::Refused(refusal)), _) => {
+                self.refused(refusal);
+                (vec![], None)
+            }
+            (Some(Outcome::LeftAlone(refusal)), _) => {
+                self.refused(refusal);
+                (entry.ingress.clone(), None)
+            }
+            (None, Some(external)) => {
+                self.external(external);
+                (without_recorded(entry), None)
+            }
+            (None, None) => {
+                self.list.retain(|condition| condition.type_ != ASSIGNED);
+                (without_recorded(entry), None)
+            }
+        }
     }
-    let changed = conditions::set(&mut list, new);
-    if changed {
-        status["conditions"] = json!(list);
-    }
-    (changed || !same).then(|| Change {
-        patch: patch(meta, status),
-        notices,
-        after: None,
-    })
-}
 
-fn patch(meta: &Meta, status: Value) -> Value {
-    json!({ "metadata": { "resourceVersion": meta.resource_version }, "status": status })
-}
-
-fn refuse(
-    entry: &ServiceEntry,
-    list: &mut Vec<Condition>,
-    refusal: &Refusal,
-    notices: &mut Vec<Notice>,
-    now: &Time,
-) {
-    if !says(
-        entry
-            .condition(ASSIGNED)
-            .filter(|condition| condition.status == "False"),
-        refusal,
+    fn assigned(
+        &mut self,
+        addresses: &[(IpAddr, String)],
+        note: Option<&Refusal>,
+        lost: Option<&Refusal>,
+        external: Option<&External>,
     ) {
-        notices.push(Notice::warning("Assign", refusal));
+        let record = self.entry.service.assigned.as_ref();
+        let same = record.is_some_and(|record| same_addresses(record, addresses));
+        let message = render_assigned(addresses);
+        if !same {
+            let (reason, was) = match record.filter(|record| !record.addresses.is_empty()) {
+                Some(record) => {
+                    let was = listed(record.addresses.iter().map(|(address, _)| *address));
+                    (Reason::Reassigned, format!(" (was {was})"))
+                }
+                None => (Reason::Assigned, String::new()),
+            };
+            if let Some(lost) = lost {
+                self.notices.push(Notice::warning("Assign", lost));
+            }
+            self.notices.push(Notice::normal(
+                "Assign",
+                reason,
+                format!("assigned {message}{was}"),
+            ));
+            // The transition time of this condition is the age of the record, by which two holders of one address
+            // are told apart: another address is another record, so the time starts anew.
+            if let Some(old) = self.list.iter_mut().find(|condition| condition.type_ == ASSIGNED) {
+                old.status.clear();
+            }
+        }
+        let note = note.or(external.and_then(|external| external.note.as_ref()));
+        let reason = note.map_or(Reason::Assigned, |note| note.reason);
+        let remark = note
+            .map(|note| note.message.clone())
+            .or_else(|| external.and_then(external_text));
+        let message = match remark {
+            Some(remark) => format!("{message}{REMARK}{remark}"),
+            None => message,
+        };
+        self.warn_once(note, reason, &message);
+        self.set(ASSIGNED, true, &Refusal::new(reason, message));
     }
-    conditions::set(
-        list,
-        condition(ASSIGNED, false, refusal, entry.meta.generation, now.clone()),
-    );
+
+    /// A Service whose only addresses of ours are external IPs.
+    fn external(&mut self, external: &External) {
+        let reason = external
+            .note
+            .as_ref()
+            .map_or(Reason::Assigned, |note| note.reason);
+        match (external_text(external), &external.note) {
+            (Some(text), note) => {
+                let message = match note {
+                    Some(note) => format!("{text}{REMARK}{}", note.message),
+                    None => text,
+                };
+                self.warn_once(note.as_ref(), reason, &message);
+                self.set(ASSIGNED, true, &Refusal::new(reason, message));
+            }
+            (None, Some(note)) => self.refused(note),
+            (None, None) => self.list.retain(|condition| condition.type_ != ASSIGNED),
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        let said = self
+            .entry
+            .condition(ASSIGNED)
+            .filter(|condition| condition.status == "False");
+        if !says(said, refusal) {
+            self.notices.push(Notice::warning("Assign", refusal));
+        }
+        self.set(ASSIGNED, false, refusal);
+    }
+
+    fn announced(&mut self, decision: &Decision, announcement: Option<&Announcement>) {
+        let external = decision.external.as_ref();
+        let has_external = external.is_some_and(|external| !external.addresses.is_empty());
+        match &decision.ingress {
+            Some(Outcome::Assigned { .. }) => {}
+            _ if has_external => {}
+            Some(Outcome::Refused(_)) => {
+                let verdict = Refusal::new(Reason::NotAssigned, "the Service has no address");
+                return self.set(ANNOUNCED, false, &verdict);
+            }
+            Some(Outcome::LeftAlone(_)) | None => {
+                return self.list.retain(|condition| condition.type_ != ANNOUNCED);
+            }
+        }
+        let Some(announcement) = announcement else { return };
+        let verdict = announcement.verdict();
+        let by = matches!(announcement, Announcement::By(_));
+        let before = self
+            .entry
+            .condition(ANNOUNCED)
+            .filter(|condition| condition.status == "True");
+        if by && !says(before, &verdict) {
+            let was = before.and_then(|condition| condition.message.strip_prefix(ANNOUNCED_BY));
+            self.notices.push(match was {
+                Some(was) => Notice::normal(
+                    "Announce",
+                    Reason::OwnerChanged,
+                    format!("{} (was {was})", verdict.message),
+                ),
+                None => Notice::normal("Announce", Reason::Announced, verdict.message.clone()),
+            });
+        }
+        self.set(ANNOUNCED, by, &verdict);
+    }
+
+    fn set(&mut self, type_: &str, status: bool, verdict: &Refusal) {
+        let generation = self.entry.meta.generation;
+        let new = condition(type_, status, verdict, generation, self.now.clone());
+        conditions::set(&mut self.list, new);
+    }
+
+    /// Warns of what is wrong although there are addresses, when the condition does not say so yet.
+    fn warn_once(&mut self, note: Option<&Refusal>, reason: Reason, message: &str) {
+        let said = self.entry.condition(ASSIGNED);
+        let said = said.is_some_and(|c| c.reason == reason.as_str() && c.message == message);
+        if let Some(note) = note.filter(|_| !said) {
+            self.notices.push(Notice::warning("Assign", note));
+        }
+    }
 }
 
-fn announce(
-    entry: &ServiceEntry,
-    list: &mut Vec<Condition>,
-    announcement: &Announcement,
-    notices: &mut Vec<Notice>,
-    now: &Time,
-) {
-    let verdict = announcement.verdict();
-    let by = matches!(announcement, Announcement::By(_));
-    let before = entry
-        .condition(ANNOUNCED)
-        .filter(|condition| condition.status == "True");
-    if by && !says(before, &verdict) {
-        let was = before.and_then(|condition| condition.message.strip_prefix(ANNOUNCED_BY));
-        notices.push(match was {
-            Some(was) => Notice::normal(
-                "Announce",
-                "OwnerChanged",
-                format!("{} (was {was})", verdict.message),
-            ),
-            None => Notice::normal("Announce", "Announced", verdict.message.clone()),
-        });
-    }
-    conditions::set(
-        list,
-        condition(ANNOUNCED, by, &verdict, entry.meta.generation, now.clone()),
-    );
+/// `external IPs 192.0.2.9 from pool blue`; nothing if there are none. Its beginning keeps it from being read as the
+/// record of load balancer addresses.
+fn external_text(external: &External) -> Option<String> {
+    let addresses: Vec<(IpAddr, String)> = external
+        .addresses
+        .iter()
+        .map(|external| (external.address, external.pool.clone()))
+        .collect();
+    (!addresses.is_empty()).then(|| format!("external IPs {}", render_assigned(&addresses)))
 }
 
 fn says(condition: Option<&Condition>, refusal: &Refusal) -> bool {

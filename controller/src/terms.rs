@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use fairlead_runtime::Guard;
 use fairlead_runtime::lease::Term;
-use fairlead_runtime::watch::{Relist, Shared};
+use fairlead_runtime::watch::Shared;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -14,13 +14,8 @@ use crate::writer::{End, Writer};
 
 /// Leads whenever this process is elected, until it is asked to `stop` or the installation is being removed. When it
 /// returns, no write is under way.
-pub async fn run(
-    mut writer: Writer,
-    services: Relist,
-    planner: impl Fn() -> Planner,
-    mut stop: watch::Receiver<bool>,
-) {
-    while let Some(term) = follow(&mut writer, &services, &mut stop).await {
+pub async fn run(mut writer: Writer, planner: impl Fn() -> Planner, mut stop: watch::Receiver<bool>) {
+    while let Some(term) = follow(&mut writer, &mut stop).await {
         // What an earlier term left under way or assumed says nothing now.
         match writer.lead(planner(), term.number, &mut stop).await {
             End::Deposed => info!("deposed; what was planned is dropped"),
@@ -34,7 +29,7 @@ pub async fn run(
 }
 
 /// Waits for a term, and for a view of the world that is good enough to begin it; `None` when asked to stop.
-async fn follow(writer: &mut Writer, services: &Relist, stop: &mut watch::Receiver<bool>) -> Option<Term> {
+async fn follow(writer: &mut Writer, stop: &mut watch::Receiver<bool>) -> Option<Term> {
     loop {
         let term = tokio::select! {
             term = writer.leadership.begun() => term,
@@ -44,7 +39,7 @@ async fn follow(writer: &mut Writer, services: &Relist, stop: &mut watch::Receiv
         // accepted before ours began, so a list that begins now has it.
         let began = Instant::now();
         tokio::select! {
-            () = services.since(term.acquired) => {
+            () = writer.relist.since(term.acquired) => {
                 info!(took = ?began.elapsed(), "all Services are known as of the beginning of the term");
                 return Some(term);
             }

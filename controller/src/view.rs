@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use fairlead_api::NodeState;
 use fairlead_core::model::NodeName;
+use fairlead_core::range::IpRange;
 use fairlead_core::reason::Reason;
 
 /// What one node says of addresses.
@@ -17,6 +18,8 @@ pub struct NodeView {
     pub announced: BTreeMap<IpAddr, i64>,
     /// The addresses that it does not announce, with the reason and its sentence.
     pub held_back: BTreeMap<IpAddr, (Reason, String)>,
+    /// Addresses of its networks that no Service may get, with what they are.
+    pub network: Vec<(IpRange, String)>,
 }
 
 impl NodeView {
@@ -54,6 +57,7 @@ impl NodeView {
             }
         }
         Some(Self {
+            network: Vec::new(),
             node,
             announced,
             held_back,

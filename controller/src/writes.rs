@@ -3,14 +3,15 @@
 //! A write that was sent may have happened although no watch has shown it yet. Until then its outcome is assumed, and
 //! what it takes away stays held; so a plan made meanwhile cannot give one address to two Services.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::model::{Service, ServiceKey};
 
 /// An object that the controller writes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Object {
     /// A Service.
     Service(ServiceKey),
@@ -18,6 +19,8 @@ pub enum Object {
     Pool(String),
     /// An `L2Advertisement`.
     Advertisement(String),
+    /// The state ConfigMap.
+    State,
 }
 
 impl Object {
@@ -27,6 +30,7 @@ impl Object {
             Self::Service(_) => "Service",
             Self::Pool(_) => "AddressPool",
             Self::Advertisement(_) => "L2Advertisement",
+            Self::State => "ConfigMap",
         }
     }
 
@@ -35,6 +39,7 @@ impl Object {
         match self {
             Self::Service(key) => key.to_string(),
             Self::Pool(name) | Self::Advertisement(name) => name.clone(),
+            Self::State => "state".to_owned(),
         }
     }
 }
@@ -46,8 +51,8 @@ pub enum Ended {
     Accepted(String),
     /// The object had changed or was gone: a newer state is on its way here.
     Stale,
-    /// Refused for good: it has not happened.
-    Refused,
+    /// Refused for good, with the reason: it has not happened.
+    Refused(String),
     /// No answer: it may or may not have happened.
     Unknown,
 }
@@ -60,7 +65,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// All writes that matter still.
 #[derive(Debug, Default)]
 pub struct Writes {
-    pending: BTreeMap<Object, Pending>,
+    pending: HashMap<Object, Pending>,
+    under_way: usize,
 }
 
 #[derive(Debug)]
@@ -70,7 +76,7 @@ struct Pending {
     state: State,
     failures: u32,
     /// What a Service is assumed to look like.
-    after: Option<Service>,
+    after: Option<Arc<Service>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +102,7 @@ impl Writes {
     }
 
     /// A write is being sent.
-    pub fn begin(&mut self, object: Object, base: &str, after: Option<Service>) {
+    pub fn begin(&mut self, object: Object, base: &str, after: Option<Arc<Service>>) {
         let failures = self.pending.get(&object).map_or(0, |pending| pending.failures);
         let pending = Pending {
             base: base.to_owned(),
@@ -104,7 +110,20 @@ impl Writes {
             failures,
             after,
         };
-        self.pending.insert(object, pending);
+        let before = self.pending.insert(object, pending);
+        if before.is_none_or(|before| before.state != State::UnderWay) {
+            self.under_way += 1;
+        }
+    }
+
+    /// The next write to an object need not wait although the last one failed.
+    pub fn forgive(&mut self, object: &Object) {
+        self.pending.remove(object);
+    }
+
+    /// Does no write matter any more?
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// A write has ended.
@@ -112,13 +131,16 @@ impl Writes {
         let Some(pending) = self.pending.get_mut(object) else {
             return;
         };
+        if pending.state == State::UnderWay {
+            self.under_way -= 1;
+        }
         let failed = match ended {
             // Nothing changed: it would be written again at once, for ever.
             Ended::Accepted(version) => *version == pending.base,
             Ended::Stale => false,
-            Ended::Refused | Ended::Unknown => true,
+            Ended::Refused(_) | Ended::Unknown => true,
         };
-        if matches!(ended, Ended::Refused) {
+        if matches!(ended, Ended::Refused(_)) {
             pending.after = None;
         }
         if failed {
@@ -134,7 +156,7 @@ impl Writes {
     }
 
     /// What the Service is assumed to look like, if its version is still the one that a write was made from.
-    pub fn assumed(&self, key: &ServiceKey, version: &str) -> Option<&Service> {
+    pub fn assumed(&self, key: &ServiceKey, version: &str) -> Option<&Arc<Service>> {
         let pending = self.pending.get(&Object::Service(key.clone()))?;
         pending.after.as_ref().filter(|_| pending.base == version)
     }
@@ -153,8 +175,7 @@ impl Writes {
 
     /// Number of writes that are under way.
     pub fn under_way(&self) -> usize {
-        let under_way = |pending: &&Pending| pending.state == State::UnderWay;
-        self.pending.values().filter(under_way).count()
+        self.under_way
     }
 
     /// When the next pause or wait ends.
@@ -167,14 +188,17 @@ impl Writes {
     }
 }
 
-/// The addresses that a Service's status names, in `ingress` or in the record.
+/// All addresses that a Service names, in its status, its spec or its records.
 pub fn named(service: &Service) -> impl Iterator<Item = IpAddr> {
     let recorded = service.assigned.iter().flat_map(|record| &record.addresses);
+    let external = service.external.iter().flat_map(|record| &record.addresses);
     service
         .ingress
         .iter()
         .copied()
         .chain(recorded.map(|(address, _)| *address))
+        .chain(service.external_ips.iter().copied())
+        .chain(external.map(|external| external.address))
 }
 
 #[cfg(test)]
@@ -220,7 +244,7 @@ mod tests {
         writes.begin(object(), "1", None);
         writes.end(&object(), &Ended::Accepted("2".into()), now);
         writes.begin(object(), "2", None);
-        writes.end(&object(), &Ended::Refused, now);
+        writes.end(&object(), &Ended::Refused(String::new()), now);
         assert_eq!(writes.wake(now), Some(now + FIRST_PAUSE));
     }
 

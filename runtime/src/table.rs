@@ -1,6 +1,6 @@
 //! One kind of object in an index: plain, synchronous, and aware of what really changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The objects of one kind by key (`namespace/name`, or `name` for cluster-scoped kinds), already converted.
 ///
@@ -11,6 +11,8 @@ pub struct Table<T> {
     kind: &'static str,
     objects: BTreeMap<String, T>,
     listed: bool,
+    /// Keys of objects that changed since they were last asked for; `None` if nobody asks.
+    changed: Option<BTreeSet<String>>,
 }
 
 impl<T: PartialEq> Table<T> {
@@ -20,6 +22,26 @@ impl<T: PartialEq> Table<T> {
             kind,
             objects: BTreeMap::new(),
             listed: false,
+            changed: None,
+        }
+    }
+
+    /// The same, and the table remembers what changed until [`Table::changes`] is called.
+    pub fn tracked(kind: &'static str) -> Self {
+        Self {
+            changed: Some(BTreeSet::new()),
+            ..Self::new(kind)
+        }
+    }
+
+    /// The keys of objects that were added, modified or deleted since the last call. Only of a tracked table.
+    pub fn changes(&mut self) -> BTreeSet<String> {
+        self.changed.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note(&mut self, key: &str) {
+        if let Some(changed) = &mut self.changed {
+            changed.insert(key.to_owned());
         }
     }
 
@@ -29,26 +51,36 @@ impl<T: PartialEq> Table<T> {
             return self.delete(key);
         };
         match self.objects.get_mut(key) {
-            Some(known) if *known == object => false,
-            Some(known) => {
-                *known = object;
-                true
-            }
+            Some(known) if *known == object => return false,
+            Some(known) => *known = object,
             None => {
                 self.objects.insert(key.to_owned(), object);
-                true
             }
         }
+        self.note(key);
+        true
     }
 
     /// An object was deleted.
     pub fn delete(&mut self, key: &str) -> bool {
-        self.objects.remove(key).is_some()
+        let deleted = self.objects.remove(key).is_some();
+        if deleted {
+            self.note(key);
+        }
+        deleted
     }
 
     /// All objects were listed anew: what is not among them is gone.
     pub fn reset(&mut self, objects: BTreeMap<String, T>) -> bool {
         let changed = !self.listed || self.objects != objects;
+        if let (true, Some(noted)) = (changed, &mut self.changed) {
+            let new = objects
+                .iter()
+                .filter(|(key, object)| self.objects.get(*key) != Some(object));
+            noted.extend(new.map(|(key, _)| key.clone()));
+            let gone = self.objects.keys().filter(|key| !objects.contains_key(*key));
+            noted.extend(gone.cloned());
+        }
         self.objects = objects;
         self.listed = true;
         changed
@@ -93,6 +125,21 @@ impl<T: PartialEq> Table<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tracked_table_tells_what_changed_once() {
+        let mut table = Table::tracked("Thing");
+        table.reset(BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
+        table.apply("c", Some(1));
+        table.apply("c", Some(1));
+        assert_eq!(table.changes(), ["a", "b", "c"].map(str::to_owned).into());
+        table.reset(BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]));
+        assert_eq!(table.changes(), ["b", "c"].map(str::to_owned).into());
+        table.delete("a");
+        table.delete("a");
+        assert_eq!(table.changes(), ["a".to_owned()].into());
+        assert!(table.changes().is_empty());
+    }
 
     #[test]
     fn only_differences_count_as_changes() {

@@ -181,6 +181,12 @@ impl Ledger {
         entries.map(|entry| (&entry.service.key, &entry.decision))
     }
 
+    /// The Services that claim an address in any way.
+    pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        let claims = self.space.claims(address).iter();
+        claims.filter_map(|claim| Some(&self.entries.get(&claim.id)?.service.key))
+    }
+
     /// The state of a pool.
     pub fn pool(&self, name: &str) -> PoolState {
         let nothing = Given::default();
