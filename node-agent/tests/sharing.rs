@@ -1,4 +1,4 @@
-//! Addresses that several Services share, and external IPs, with real packets.
+//! Addresses that several Services share, external IPs, and addresses of both families, with real packets.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
@@ -91,4 +91,32 @@ fn an_external_ip_of_a_cluster_ip_service_is_served_under_both_policies() {
     let anywhere = external("web", Anywhere, &[VIP], &["80/tcp"]);
     program(&topology, &Cluster::new().with(anywhere, &[THERE]));
     assert_eq!(topology.ask("client", &at_vip(80)), format!("pod2 {NODE1}"));
+}
+
+#[test]
+fn the_addresses_of_a_dual_stack_service_are_served_each_by_itself() {
+    const VIP6: &str = "2001:db8::10";
+    let dual = |policy| service("web", policy, &[VIP6, VIP], &["80/tcp"]);
+    let topology = with(&Cluster::new().with(dual(Local), &[HERE]));
+    topology.dual_stack();
+    let at = |port: u16| format!("[{VIP6}]:{port}");
+    // No IPv6 endpoint: IPv4 does not care.
+    assert_eq!(topology.ask("client", &at_vip(80)), format!("pod1a {CLIENT}"));
+    for port in [80, 81] {
+        assert_eq!(topology.ask("client", &at(port)), "refused", "port {port}");
+    }
+    // Both families have one.
+    for (policy, seen) in [(Local, "fd00:c::2"), (Anywhere, "fd00:1::1")] {
+        let cluster = Cluster::new().with(dual(policy), &[HERE, "fd00:1::2@node1"]);
+        program(&topology, &cluster);
+        assert!(topology.ask("client", &at_vip(80)).starts_with("pod1a "));
+        assert_eq!(topology.ask("client", &at(80)), format!("pod1a {seen}"));
+        assert_eq!(topology.ask("client", &at(81)), "refused");
+        assert!(topology.ask("node1", &at(80)).starts_with("pod1a "));
+    }
+    // The IPv6 endpoint is elsewhere.
+    let elsewhere = Cluster::new().with(dual(Local), &[HERE, "fd00:2::2@node2"]);
+    program(&topology, &elsewhere);
+    assert_eq!(topology.ask("client", &at(80)), "silence");
+    assert_eq!(topology.ask("client", &at_vip(80)), format!("pod1a {CLIENT}"));
 }
