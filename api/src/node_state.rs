@@ -103,8 +103,9 @@ pub struct AnnouncedAddress {
     /// The address.
     #[schemars(with = "String")]
     pub address: IpAddr,
-    /// The Service it belongs to, as `namespace/name`.
-    pub service: String,
+    /// The Services that have it, each as `namespace/name`; several if they share it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
     /// The interfaces it is announced on.
     pub interfaces: Vec<String>,
     /// Since when.
@@ -130,8 +131,9 @@ pub struct HeldBackAddress {
     /// The address.
     #[schemars(with = "String")]
     pub address: IpAddr,
-    /// The Service it belongs to, as `namespace/name`.
-    pub service: String,
+    /// The Services that have it, each as `namespace/name`; several if they share it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
     /// One sentence.
     pub message: String,
     /// Since when the reason holds.

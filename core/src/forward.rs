@@ -14,7 +14,7 @@ use crate::endpoints::{Endpoint, Endpoints};
 use crate::model::{
     Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, Slice, TrafficPolicy,
 };
-use crate::ownership::{ClassPolicy, resolve};
+use crate::ownership::{ClassPolicy, Place, resolve};
 use crate::reason::{Reason, Refusal};
 
 /// Everything the plan is made from.
@@ -122,15 +122,16 @@ pub struct Destination {
 pub struct Target {
     /// Key into [`Forwarding::backends`].
     pub backend: BackendKey,
-    /// Sources that may use this destination, of its family, aggregated; empty means all. Node ports have none.
+    /// Sources that may use this destination, of its family, aggregated; empty means all. They guard the addresses of
+    /// a load balancer only: external IPs and node ports have none.
     pub source_ranges: Vec<IpNet>,
 }
 
 /// The whole plan for one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forwarding {
-    /// The VIPs, each with its Service.
-    pub addresses: BTreeMap<IpAddr, ServiceKey>,
+    /// The addresses that are served, external IPs included, each with the Services that share it.
+    pub addresses: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
     /// Every served destination: VIP ports, and node ports on this node's InternalIPs.
     pub destinations: BTreeMap<Destination, Target>,
     /// The Service ports behind the destinations.
@@ -174,9 +175,8 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
         ..Forwarding::default()
     };
     let ownership = resolve(snapshot.services.iter().copied(), snapshot.config, snapshot.class);
-    let mut served: BTreeMap<&ServiceKey, (&Service, Vec<IpAddr>)> = BTreeMap::new();
+    let mut served: BTreeMap<&ServiceKey, (&Service, Vec<Vip>)> = BTreeMap::new();
     for (&address, owner) in &ownership.owners {
-        let service = owner.first();
         if snapshot
             .node
             .is_some_and(|node| node.addresses.contains(&address))
@@ -184,14 +184,21 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
             // Serving it would refuse every other port of the node, the kubelet's and SSH's among them.
             let message = format!("{address} is an address of node {me}");
             let refusal = Refusal::new(Reason::AddressReserved, message);
-            plan.refused.push((service.key.clone(), address, refusal));
+            let refused = owner.services.iter();
+            plan.refused
+                .extend(refused.map(|(service, _)| (service.key.clone(), address, refusal.clone())));
             continue;
         }
-        plan.addresses.insert(address, service.key.clone());
-        let (_, vips) = served
-            .entry(&service.key)
-            .or_insert_with(|| (service, Vec::new()));
-        vips.push(address);
+        for &(service, place) in &owner.services {
+            plan.addresses
+                .entry(address)
+                .or_default()
+                .insert(service.key.clone());
+            let (_, vips) = served
+                .entry(&service.key)
+                .or_insert_with(|| (service, Vec::new()));
+            vips.push((address, place));
+        }
     }
     let mut slices: BTreeMap<&ServiceKey, Vec<&Slice>> = BTreeMap::new();
     for slice in snapshot.slices.iter().filter(|s| served.contains_key(&s.service)) {
@@ -200,11 +207,8 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
     for (key, (service, vips)) in served {
         let slices = slices.get(key).map_or(&[][..], Vec::as_slice);
         for family in [Family::V4, Family::V6] {
-            let vips: Vec<IpAddr> = vips
-                .iter()
-                .copied()
-                .filter(|vip| Family::of(*vip) == family)
-                .collect();
+            let of_family = |(address, _): &Vip| Family::of(*address) == family;
+            let vips: Vec<Vip> = vips.iter().copied().filter(of_family).collect();
             if !vips.is_empty() {
                 let endpoints = Endpoints::join(slices.iter().copied(), family);
                 plan_service(&mut plan, service, family, &vips, &endpoints, me);
@@ -214,15 +218,23 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
     plan
 }
 
+/// An address that one Service is served at, and where in the Service it stands.
+type Vip = (IpAddr, Place);
+
 fn plan_service(
     plan: &mut Forwarding,
     service: &Service,
     family: Family,
-    vips: &[IpAddr],
+    vips: &[Vip],
     endpoints: &Endpoints,
     me: &NodeName,
 ) {
     let ranges = source_ranges(&service.source_ranges, family);
+    // The source ranges of a Service are for its load balancer only, never for external IPs and node ports.
+    let ranges_at = |place| match place {
+        Place::Ingress => ranges.clone(),
+        Place::External => vec![],
+    };
     let node_addresses: Vec<IpAddr> = plan
         .node_addresses
         .iter()
@@ -241,8 +253,9 @@ fn plan_service(
         }
         plan.backends
             .insert(key.clone(), backend(service, port, endpoints, me));
-        let on_vips = vips.iter().map(|vip| (*vip, port.port, ranges.clone()));
-        // The source ranges of a Service are for its load balancer only, never for node ports.
+        let on_vips = vips
+            .iter()
+            .map(|(vip, place)| (*vip, port.port, ranges_at(*place)));
         let on_node = node_addresses
             .iter()
             .filter_map(|address| Some((*address, port.node_port?, vec![])));

@@ -16,4 +16,5 @@ mod product {
     mod forwarding;
     mod leader;
     mod power;
+    mod sharing;
 }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use fairlead_api::{NodeState, convert};
-use fairlead_core::model::{Family, Node, NodeName};
+use fairlead_core::model::NodeName;
 use fairlead_runtime::Table;
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
 use kube::{Api, Client};
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use crate::index::Index;
 use crate::nft::TABLE;
 use crate::nft::driver::Nft;
 
@@ -43,33 +44,17 @@ pub struct Claims {
 /// Reads a NodeState; heartbeats make no difference to what is read.
 pub fn claims(state: &NodeState) -> Option<Claims> {
     let status = state.status.clone().unwrap_or_default();
-    let claimed = |c: &fairlead_api::node_state::Candidacy| Some((c.address, c.claim?));
+    let candidacies = convert::record(&status.candidacy).candidacies.into_iter();
     Some(Claims {
-        claims: status.candidacy.candidacies.iter().filter_map(claimed).collect(),
+        claims: candidacies
+            .filter_map(|(address, candidacy)| Some((address, candidacy.claim?)))
+            .collect(),
         macs: status
             .interfaces
             .into_iter()
             .map(|interface| interface.mac)
             .collect(),
     })
-}
-
-/// What the rule is made from.
-#[derive(Debug)]
-pub struct Index {
-    /// Published records by node.
-    pub states: Table<Claims>,
-    /// All nodes, for their addresses.
-    pub nodes: Table<Node>,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self {
-            states: Table::new("NodeState"),
-            nodes: Table::new("Node"),
-        }
-    }
 }
 
 /// To which node the unknown flows of an address go.
@@ -90,17 +75,22 @@ pub struct Plan {
     pub fellows: BTreeSet<String>,
 }
 
-/// Plans for node `me`, carrying on what `before` has for addresses that nobody else claims any more.
-pub fn plan(me: &NodeName, index: &Index, before: &Plan, now: Duration) -> Plan {
+/// Plans for node `me` from the published records and the nodes' addresses, carrying on what `before` has for addresses
+/// that nobody else claims any more.
+pub fn plan(
+    me: &NodeName,
+    states: &Table<Claims>,
+    nodes: &BTreeMap<NodeName, Ipv4Addr>,
+    before: &Plan,
+    now: Duration,
+) -> Plan {
     let mut owners: BTreeMap<Ipv4Addr, (i64, Ipv4Addr)> = BTreeMap::new();
     let mut fellows = BTreeSet::new();
-    for (name, state) in index.states.iter().filter(|(name, _)| *name != me.as_str()) {
+    for (name, state) in states.iter().filter(|(name, _)| *name != me.as_str()) {
         fellows.extend(state.macs.iter().cloned());
-        let address = index.nodes.get(name).and_then(|node| {
-            let own = node.internal_ips.iter().find(|ip| Family::of(**ip) == Family::V4);
-            own.copied()
-        });
-        let Some(IpAddr::V4(node)) = address else { continue };
+        let Some(&node) = nodes.get(&NodeName::from(name)) else {
+            continue;
+        };
         for (vip, claim) in &state.claims {
             if let IpAddr::V4(vip) = vip {
                 let owner = owners.entry(*vip).or_insert((*claim, node));
@@ -163,32 +153,36 @@ impl Plan {
     }
 }
 
-/// Keeps the table until the installation leaves, or for ever.
-pub async fn run(client: &Client, me: &NodeName, nft: &Nft, mut leaving: watch::Receiver<bool>) {
-    let shared = Shared::new(Index::default());
-    let states: Api<Guarded<NodeState>> = Api::all(client.clone());
-    let nodes: Api<Guarded<k8s_openapi::api::core::v1::Node>> = Api::all(client.clone());
-    let follow_states = follow(states, config(), shared.clone(), |i| &mut i.states, claims);
-    let follow_nodes = follow(nodes, config(), shared.clone(), |i| &mut i.nodes, convert::node);
+/// Keeps the table until the installation leaves, or for ever. Nodes are read from the agent's index.
+pub async fn run(
+    client: &Client,
+    index: &Shared<Index>,
+    me: &NodeName,
+    nft: &Nft,
+    mut leaving: watch::Receiver<bool>,
+) {
+    let states = Shared::new(Table::new("NodeState"));
+    let api: Api<Guarded<NodeState>> = Api::all(client.clone());
     tokio::select! {
-        () = keep(&shared, me, nft) => {}
-        () = follow_states => {}
-        () = follow_nodes => {}
+        () = keep(&states, index, me, nft) => {}
+        () = follow(api, config(), states.clone(), |table| table, claims) => {}
         _ = leaving.wait_for(|leaving| *leaving) => {}
     }
 }
 
-async fn keep(shared: &Shared<Index>, me: &NodeName, nft: &Nft) {
+async fn keep(states: &Shared<Table<Claims>>, index: &Shared<Index>, me: &NodeName, nft: &Nft) {
     let began = Instant::now();
-    let mut changes = shared.changes();
+    let (mut claimed, mut known) = (states.changes(), index.changes());
     let (mut plan_now, mut applied) = (Plan::default(), None);
     let mut check = tokio::time::interval(CHECK);
     loop {
-        let next = shared.with(|index| {
-            (index.states.listed() && index.nodes.listed())
-                .then(|| plan(me, index, &plan_now, began.elapsed()))
+        let nodes = index.with(|index| index.node_addresses());
+        let next = states.with(|states| {
+            let nodes = nodes.filter(|_| states.listed())?;
+            Some(plan(me, states, &nodes, &plan_now, began.elapsed()))
         });
-        if let Some(next) = next {
+        // The index changes much more often than the owners do.
+        if let Some(next) = next.filter(|next| applied.is_none() || *next != plan_now) {
             let text = next.render();
             plan_now = next;
             if applied.as_ref() != Some(&text) {
@@ -212,7 +206,8 @@ async fn keep(shared: &Shared<Index>, me: &NodeName, nft: &Nft) {
             .expires()
             .map_or(began + Duration::from_secs(86_400), |end| began + end);
         tokio::select! {
-            _ = changes.changed() => {}
+            _ = claimed.changed() => {}
+            _ = known.changed() => {}
             () = sleep_until(expires) => {}
             _ = check.tick() => {
                 if !nft.has_table("ip").await {
@@ -227,13 +222,6 @@ async fn keep(shared: &Shared<Index>, me: &NodeName, nft: &Nft) {
 mod tests {
     use super::*;
 
-    fn node(name: &str, address: &str) -> Node {
-        let object = serde_json::json!({
-            "metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}]},
-        });
-        convert::node(&serde_json::from_value(object).unwrap()).unwrap()
-    }
-
     fn state(mac: &str, claims: &[(&str, i64)]) -> Claims {
         let claims = claims
             .iter()
@@ -245,15 +233,19 @@ mod tests {
         }
     }
 
-    fn index(states: &[(&str, Claims)]) -> Index {
-        let mut index = Index::default();
-        index.nodes.apply("me", Some(node("me", "192.0.2.1")));
-        index.nodes.apply("a", Some(node("a", "192.0.2.2")));
-        index.nodes.apply("b", Some(node("b", "192.0.2.3")));
+    fn table(states: &[(&str, Claims)]) -> Table<Claims> {
+        let mut table = Table::new("NodeState");
         for (name, state) in states {
-            index.states.apply(name, Some(state.clone()));
+            table.apply(name, Some(state.clone()));
         }
-        index
+        table
+    }
+
+    /// As node `me`; of the nodes that have records, `gone` has no Node object.
+    fn planned(states: &Table<Claims>, before: &Plan, now: Duration) -> Plan {
+        let nodes = [("me", 1), ("a", 2), ("b", 3)]
+            .map(|(name, last)| (NodeName::from(name), Ipv4Addr::new(192, 0, 2, last)));
+        plan(&NodeName::from("me"), states, &nodes.into(), before, now)
     }
 
     fn shown(plan: &Plan) -> Vec<String> {
@@ -265,10 +257,10 @@ mod tests {
 
     #[test]
     fn the_owner_is_known_beforehand_and_remembered_for_the_drain() {
-        let (me, at) = (NodeName::from("me"), Duration::from_secs);
+        let at = Duration::from_secs;
         let vip = "192.0.2.100";
-        let owned = index(&[("a", state("02::1", &[(vip, 1)])), ("me", state("02::9", &[]))]);
-        let first = plan(&me, &owned, &Plan::default(), at(0));
+        let owned = table(&[("a", state("02::1", &[(vip, 1)])), ("me", state("02::9", &[]))]);
+        let first = planned(&owned, &Plan::default(), at(0));
         assert_eq!(shown(&first), ["192.0.2.100 192.0.2.2 false"]);
         assert_eq!(
             first.fellows,
@@ -276,30 +268,48 @@ mod tests {
             "this node is not its own fellow"
         );
         // It moves here: first both claim it, then the old owner gives up.
-        let both = index(&[
+        let both = table(&[
             ("a", state("02::1", &[(vip, 1)])),
             ("me", state("02::9", &[(vip, 2)])),
         ]);
-        let second = plan(&me, &both, &first, at(10));
+        let second = planned(&both, &first, at(10));
         assert_eq!(shown(&second), ["192.0.2.100 192.0.2.2 false"]);
-        let mine = index(&[("a", state("02::1", &[])), ("me", state("02::9", &[(vip, 2)]))]);
-        let third = plan(&me, &mine, &second, at(11));
+        let mine = table(&[("a", state("02::1", &[])), ("me", state("02::9", &[(vip, 2)]))]);
+        let third = planned(&mine, &second, at(11));
         assert_eq!(shown(&third), ["192.0.2.100 192.0.2.2 true"]);
         assert_eq!(third.expires(), Some(at(71)));
-        let fourth = plan(&me, &mine, &third, at(70));
+        let fourth = planned(&mine, &third, at(70));
         assert_eq!(shown(&fourth), ["192.0.2.100 192.0.2.2 true"]);
-        assert_eq!(shown(&plan(&me, &mine, &fourth, at(71))), [""; 0]);
+        assert_eq!(shown(&planned(&mine, &fourth, at(71))), [""; 0]);
     }
 
     #[test]
     fn of_two_claims_the_newer_one_counts_and_a_node_without_address_none() {
         let vip = "192.0.2.100";
-        let two = index(&[
+        let two = table(&[
             ("a", state("02::1", &[(vip, 2)])),
             ("b", state("02::2", &[(vip, 1)])),
             ("gone", state("02::3", &[(vip, 9)])),
         ]);
-        let plan = plan(&NodeName::from("me"), &two, &Plan::default(), Duration::ZERO);
+        let plan = planned(&two, &Plan::default(), Duration::ZERO);
         assert_eq!(shown(&plan), ["192.0.2.100 192.0.2.2 false"]);
+    }
+
+    #[test]
+    fn only_claims_and_mac_addresses_are_read_of_a_record() {
+        let state = |sequence: i64| {
+            let object = serde_json::json!({
+                "apiVersion": "fairlead.dev/v1alpha1", "kind": "NodeState", "metadata": {"name": "a"}, "spec": {},
+                "status": {
+                    "candidacy": {"version": 1, "incarnation": 7, "sequence": sequence, "candidacies": [
+                        {"address": "192.0.2.100", "claim": 3}, {"address": "192.0.2.101", "cordoned": true},
+                    ]},
+                    "interfaces": [{"name": "eth0", "mac": "02::1"}],
+                },
+            });
+            claims(&serde_json::from_value(object).unwrap()).unwrap()
+        };
+        assert_eq!(state(1), self::state("02::1", &[("192.0.2.100", 3)]));
+        assert_eq!(state(1), state(2), "a heartbeat is no news");
     }
 }

@@ -1,10 +1,18 @@
 //! What is watched, and the plan made from it.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use fairlead_api::convert;
 use fairlead_core::config::{RawPool, compile};
 use fairlead_core::forward::{Forwarding, Snapshot, plan};
 use fairlead_core::model::{Node, NodeName, Service, Slice};
 use fairlead_core::ownership::ClassPolicy;
-use fairlead_runtime::Table;
+use fairlead_runtime::watch::{Guarded, Shared, config, follow};
+use fairlead_runtime::{Table, follow_services};
+use k8s_openapi::api::core::v1 as core_v1;
+use kube::{Api, Client};
+use tokio::task::JoinSet;
 
 /// The objects that the node agent follows.
 #[derive(Debug)]
@@ -13,7 +21,7 @@ pub struct Index {
     pub services: Table<Service>,
     /// All EndpointSlices.
     pub slices: Table<Slice>,
-    /// This node's own Node object.
+    /// All Nodes: this one for what is served here, the others for their addresses.
     pub nodes: Table<Node>,
     /// All AddressPools.
     pub pools: Table<RawPool>,
@@ -52,12 +60,45 @@ impl Index {
         };
         Some(plan(&snapshot, me))
     }
+
+    /// The first IPv4 InternalIP of each node; `None` until the Nodes have been listed once.
+    pub fn node_addresses(&self) -> Option<BTreeMap<NodeName, Ipv4Addr>> {
+        let address = |node: &Node| {
+            node.internal_ips.iter().find_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(*ip),
+                IpAddr::V6(_) => None,
+            })
+        };
+        let nodes = self.nodes.values();
+        self.nodes.listed().then(|| {
+            nodes
+                .filter_map(|node| Some((node.name.clone(), address(node)?)))
+                .collect()
+        })
+    }
+}
+
+/// Starts one watch for each kind.
+pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<()>) {
+    follow_services(
+        client,
+        shared,
+        tasks,
+        |index| &mut index.services,
+        |index| &mut index.slices,
+        |index| &mut index.pools,
+    );
+    tasks.spawn(follow(
+        Api::<Guarded<core_v1::Node>>::all(client.clone()),
+        config(),
+        shared.clone(),
+        |index| &mut index.nodes,
+        convert::node,
+    ));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]
@@ -75,5 +116,21 @@ mod tests {
         assert_eq!(index.plan(&me, class), None);
         index.pools.reset(BTreeMap::new());
         assert_eq!(index.plan(&me, class), Some(Forwarding::default()));
+    }
+
+    #[test]
+    fn nodes_are_known_by_their_first_ipv4_address() {
+        let mut index = Index::default();
+        assert_eq!(index.node_addresses(), None, "not listed yet");
+        let mut dual = fairlead_core::testing::node("a", "2001:db8::1");
+        for address in ["192.0.2.2", "192.0.2.3"] {
+            dual.internal_ips.push(address.parse().unwrap());
+        }
+        let six = fairlead_core::testing::node("b", "2001:db8::2");
+        index
+            .nodes
+            .reset([dual, six].map(|node| (node.name.to_string(), node)).into());
+        let expected = BTreeMap::from([(NodeName::from("a"), Ipv4Addr::new(192, 0, 2, 2))]);
+        assert_eq!(index.node_addresses(), Some(expected));
     }
 }

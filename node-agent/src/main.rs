@@ -5,24 +5,20 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
-use fairlead_api::{AddressPool, convert};
 use fairlead_core::model::NodeName;
 use fairlead_node_agent::engine::Engine;
 use fairlead_node_agent::handover;
-use fairlead_node_agent::index::Index;
+use fairlead_node_agent::index::{Index, follow_all};
 use fairlead_node_agent::metrics::Metrics;
 use fairlead_node_agent::nft::driver::{Driver, Nft};
 use fairlead_node_agent::preflight;
 use fairlead_node_agent::run::{Wiring, run};
 use fairlead_runtime::link::{self, AgentReport};
-use fairlead_runtime::watch::{Guarded, Shared, config, follow};
+use fairlead_runtime::watch::Shared;
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, follow_leaving, serve_http, shutdown};
-use k8s_openapi::api::core::v1::{Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
-use kube::runtime::watcher;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 /// Port of /healthz, /readyz and /metrics.
@@ -124,7 +120,8 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
 
     let client = client().await?;
     let index = Shared::new(Index::default());
-    follow_all(&client, &index, &node_name);
+    let mut tasks = JoinSet::new();
+    follow_all(&client, &index, &mut tasks);
     let leaving = follow_leaving(
         client.clone(),
         &args.common.namespace,
@@ -134,7 +131,7 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     let (report, reports) = watch::channel(AgentReport::default());
     let (speaker_in, speaker) = watch::channel(None);
     let me = NodeName(node_name);
-    let handover = handover::run(&client, &me, &nft, leaving.clone());
+    let handover = handover::run(&client, &index, &me, &nft, leaving.clone());
     let wiring = Wiring {
         me: me.clone(),
         class: class_policy(&args.common),
@@ -146,58 +143,13 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     let engine = Engine::new(nft.clone(), args.mark, metrics);
     tokio::select! {
         // The hand-over ends when the installation leaves; its table is removed together with the other one.
-        ((), ()) = async { tokio::join!(run(engine, index, wiring), handover) } => Ok(()),
+        ((), ()) = async { tokio::join!(run(engine, index.clone(), wiring), handover) } => Ok(()),
+        ended = tasks.join_next() => anyhow::bail!("a watch that runs for ever has ended: {ended:?}"),
         ended = link::serve(&args.socket, reports, speaker_in) => {
             error!("the link to the speaker ended");
             ended.context("cannot serve the speaker")
         }
     }
-}
-
-/// One watch per kind. Headless Services and Services of other proxies are none of ours.
-fn follow_all(client: &kube::Client, index: &Shared<Index>, node_name: &str) {
-    let ours = watcher::Config {
-        label_selector: Some(
-            "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name".to_owned(),
-        ),
-        ..config()
-    };
-    let own_node = watcher::Config {
-        field_selector: Some(format!("metadata.name={node_name}")),
-        ..config()
-    };
-    let services: Api<Guarded<Service>> = Api::all(client.clone());
-    let slices: Api<Guarded<EndpointSlice>> = Api::all(client.clone());
-    let nodes: Api<Guarded<Node>> = Api::all(client.clone());
-    let pools: Api<Guarded<AddressPool>> = Api::all(client.clone());
-    tokio::spawn(follow(
-        services,
-        ours.clone(),
-        index.clone(),
-        |i| &mut i.services,
-        convert::service,
-    ));
-    tokio::spawn(follow(
-        slices,
-        ours,
-        index.clone(),
-        |i| &mut i.slices,
-        convert::slice,
-    ));
-    tokio::spawn(follow(
-        nodes,
-        own_node,
-        index.clone(),
-        |i| &mut i.nodes,
-        convert::node,
-    ));
-    tokio::spawn(follow(
-        pools,
-        config(),
-        index.clone(),
-        |i| &mut i.pools,
-        convert::pool,
-    ));
 }
 
 #[cfg(test)]

@@ -11,33 +11,16 @@ use std::time::{Duration, Instant};
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
 use fairlead_node_agent::engine::Engine;
 use fairlead_node_agent::metrics::Metrics;
-use fairlead_node_agent::nft::build::build;
 use fairlead_node_agent::nft::driver::{Driver, Nft};
-use fairlead_node_agent::nft::render;
 use prometheus_client::registry::Registry;
 use support::objects::{Cluster, MARK, service};
+use support::programmed::{program, with};
 use support::topology::{CLIENT, NODE1, Packet, SILENCE, Topology, line, outcome};
 
 const VIP: &str = "192.0.2.10";
 const HERE: &str = "10.0.1.2@node1";
 const HERE_TOO: &str = "10.0.1.3@node1";
 const THERE: &str = "10.0.2.2@node2";
-
-/// A topology with servers in all pods and the table for a cluster on node1.
-fn with(cluster: &Cluster) -> Topology {
-    let mut topology = Topology::new();
-    for pod in ["pod1a", "pod1b", "pod2"] {
-        topology.serve(pod);
-    }
-    program(&topology, cluster);
-    topology
-}
-
-#[track_caller]
-fn program(topology: &Topology, cluster: &Cluster) {
-    let text = render::replace(&build(&cluster.plan(), MARK));
-    topology.nft(&["-f", "-"], &text).unwrap();
-}
 
 /// Drives async code on a thread inside node1's namespace.
 fn on_node1<R: Send>(topology: &Topology, f: impl AsyncFnOnce() -> R + Send) -> R {

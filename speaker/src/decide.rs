@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::{
@@ -125,17 +126,17 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
 }
 
 impl Decision {
-    /// What is announced: address, Service, interfaces.
-    pub fn announced(&self) -> impl Iterator<Item = (IpAddr, &ServiceKey, &BTreeSet<String>)> {
+    /// What is announced: address, Services, interfaces.
+    pub fn announced(&self) -> impl Iterator<Item = (IpAddr, &[ServiceKey], &BTreeSet<String>)> {
         self.plan.held.keys().filter_map(|address| {
             let evaluation = self.evaluations.get(address)?;
             let candidate = evaluation.outcome.as_ref().ok()?;
-            Some((*address, &evaluation.service, &candidate.interfaces))
+            Some((*address, evaluation.services.as_slice(), &candidate.interfaces))
         })
     }
 
-    /// What is not announced, and why.
-    pub fn held_back(&self) -> Vec<(IpAddr, &ServiceKey, Refusal)> {
+    /// What is not announced, and why: address, Services, reason.
+    pub fn held_back(&self) -> Vec<(IpAddr, &[ServiceKey], Refusal)> {
         let filtered = self.evaluations.iter().filter_map(|(address, evaluation)| {
             let refusal = match &evaluation.outcome {
                 Err(refusal) => refusal.clone(),
@@ -144,12 +145,12 @@ impl Decision {
                     _ => return None,
                 },
             };
-            Some((*address, &evaluation.service, refusal))
+            Some((*address, evaluation.services.as_slice(), refusal))
         });
         let refused = self
             .refused
             .iter()
-            .map(|(service, address, refusal)| (*address, service, refusal.clone()));
+            .map(|(service, address, refusal)| (*address, from_ref(service), refusal.clone()));
         filtered.chain(refused).collect()
     }
 
@@ -157,7 +158,7 @@ impl Decision {
     pub fn targets(&self) -> BTreeSet<ProbeTarget> {
         self.evaluations
             .values()
-            .filter_map(|evaluation| evaluation.probe.clone())
+            .flat_map(|evaluation| evaluation.probes.iter().cloned())
             .collect()
     }
 

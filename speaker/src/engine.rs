@@ -33,7 +33,7 @@ use crate::l2::Announcer;
 use crate::links::{self, Links};
 use crate::metrics::{Metrics, TransitionLabels};
 use crate::publish::{Desired, Publisher, read_back};
-use crate::status::{Since, render};
+use crate::status::{Since, names, render};
 
 /// For the last write of the NodeState when the speaker ends.
 const LAST_WRITE: Duration = Duration::from_secs(2);
@@ -305,15 +305,16 @@ impl Speaker {
                 .collect(),
             None => BTreeMap::new(), // what was announced before this process began is announced anew
         };
-        for (address, service, interfaces) in decision.announced() {
+        for (address, services, interfaces) in decision.announced() {
             let claim = decision.plan.held[&address].claim;
+            let services = names(services).join(", ");
             match was.get(&address) {
                 None => {
-                    info!(%address, %service, ?interfaces, claim, "announcing");
+                    info!(%address, services, ?interfaces, claim, "announcing");
                     self.count("announced");
                 }
                 Some(old) if *old != claim => {
-                    info!(%address, %service, claim, "announcing under a new claim");
+                    info!(%address, services, claim, "announcing under a new claim");
                 }
                 Some(_) => {}
             }

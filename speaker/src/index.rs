@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use fairlead_api::{AddressPool, L2Advertisement, NodeState, convert};
+use fairlead_api::{L2Advertisement, NodeState, convert};
 use fairlead_core::announce::{Record, Records};
 use fairlead_core::config::{RawAdvertisement, RawPool};
 use fairlead_core::model::{Node, NodeName, Service, Slice};
-use fairlead_runtime::Table;
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
+use fairlead_runtime::{Table, follow_services};
 use k8s_openapi::api::core::v1 as core_v1;
-use k8s_openapi::api::discovery::v1 as discovery_v1;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -100,33 +99,20 @@ pub fn follow_all(client: &Client, me: &NodeName, shared: &Shared<Index>, tasks:
         field_selector: Some(format!("metadata.name={me}")),
         ..config()
     };
-    tasks.spawn(follow(
-        Api::<Guarded<core_v1::Service>>::all(client.clone()),
-        config(),
-        shared.clone(),
-        |index: &mut Index| &mut index.services,
-        convert::service,
-    ));
-    tasks.spawn(follow(
-        Api::<Guarded<discovery_v1::EndpointSlice>>::all(client.clone()),
-        config(),
-        shared.clone(),
-        |index: &mut Index| &mut index.slices,
-        convert::slice,
-    ));
+    follow_services(
+        client,
+        shared,
+        tasks,
+        |index| &mut index.services,
+        |index| &mut index.slices,
+        |index| &mut index.pools,
+    );
     tasks.spawn(follow(
         Api::<Guarded<core_v1::Node>>::all(client.clone()),
         own,
         shared.clone(),
         |index: &mut Index| &mut index.nodes,
         convert::node,
-    ));
-    tasks.spawn(follow(
-        Api::<Guarded<AddressPool>>::all(client.clone()),
-        config(),
-        shared.clone(),
-        |index: &mut Index| &mut index.pools,
-        convert::pool,
     ));
     tasks.spawn(follow(
         Api::<Guarded<L2Advertisement>>::all(client.clone()),

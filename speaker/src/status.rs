@@ -8,6 +8,7 @@ use fairlead_api::NodeStateStatus;
 use fairlead_api::convert::candidacy_record;
 use fairlead_api::node_state::{AnnouncedAddress, DataPathState, HeldBack, HeldBackAddress, NodeInterface};
 use fairlead_core::announce::Record;
+use fairlead_core::model::ServiceKey;
 use fairlead_core::reason::Reason;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,9 +20,9 @@ use crate::links::Links;
 /// Hold-backs that are listed, all reasons together; the counts are always complete.
 pub const LISTED: usize = 200;
 
-/// Since when each thing that stands in the status holds.
+/// Since when each thing that stands in the status holds: an address, its Services, and the reason.
 #[derive(Clone, Debug, Default)]
-pub struct Since(BTreeMap<(IpAddr, String, String), Timestamp>);
+pub struct Since(BTreeMap<(IpAddr, Vec<String>, String), Timestamp>);
 
 impl Since {
     /// Continues what an earlier process of this node wrote.
@@ -29,14 +30,14 @@ impl Since {
         let announced = status.announced.iter().map(|entry| {
             let key = (
                 entry.address,
-                entry.service.clone(),
+                entry.services.clone(),
                 Reason::Announced.to_string(),
             );
             (key, entry.since.0)
         });
         let held = status.held_back.iter().flat_map(|group| {
             group.addresses.iter().map(|entry| {
-                let key = (entry.address, entry.service.clone(), group.reason.clone());
+                let key = (entry.address, entry.services.clone(), group.reason.clone());
                 (key, entry.since.0)
             })
         });
@@ -54,31 +55,31 @@ pub fn render(
     clock: (Instant, Timestamp),
 ) -> NodeStateStatus {
     let mut kept = BTreeMap::new();
-    let mut stamp = |address: IpAddr, service: &str, word: &str| {
-        let key = (address, service.to_owned(), word.to_owned());
+    let mut stamp = |address: IpAddr, services: &[String], word: &str| {
+        let key = (address, services.to_vec(), word.to_owned());
         let at = since.0.get(&key).copied().unwrap_or(clock.1);
         kept.insert(key, at);
         Time(at)
     };
     let announced: Vec<AnnouncedAddress> = decision
         .announced()
-        .map(|(address, service, interfaces)| {
-            let service = service.to_string();
+        .map(|(address, services, interfaces)| {
+            let services = names(services);
             AnnouncedAddress {
                 address,
                 interfaces: interfaces.iter().cloned().collect(),
-                since: stamp(address, &service, Reason::Announced.as_str()),
-                service,
+                since: stamp(address, &services, Reason::Announced.as_str()),
+                services,
             }
         })
         .collect();
     let mut groups: BTreeMap<Reason, Vec<HeldBackAddress>> = BTreeMap::new();
-    for (address, service, refusal) in decision.held_back() {
-        let service = service.to_string();
+    for (address, services, refusal) in decision.held_back() {
+        let services = names(services);
         groups.entry(refusal.reason).or_default().push(HeldBackAddress {
             address,
-            since: stamp(address, &service, refusal.reason.as_str()),
-            service,
+            since: stamp(address, &services, refusal.reason.as_str()),
+            services,
             message: refusal.message,
         });
     }
@@ -126,6 +127,11 @@ pub fn render(
     }
 }
 
+/// Services as they stand in the status and in logs.
+pub fn names(services: &[ServiceKey]) -> Vec<String> {
+    services.iter().map(ToString::to_string).collect()
+}
+
 /// Must the new status be written at once? A sentence that reads differently, or a data-path number, can wait for the
 /// next heartbeat.
 pub fn urgent(old: &NodeStateStatus, new: &NodeStateStatus) -> bool {
@@ -148,8 +154,9 @@ pub fn urgent(old: &NodeStateStatus, new: &NodeStateStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
     use fairlead_core::announce::Evaluation;
-    use fairlead_core::model::ServiceKey;
     use fairlead_core::reason::Refusal;
 
     /// This many addresses are held back, the even ones because another node is elected.
@@ -162,9 +169,9 @@ mod tests {
                 Reason::ProbeFailed
             };
             let evaluation = Evaluation {
-                service: ServiceKey::new("default", format!("s{last}")),
+                services: vec![ServiceKey::new("default", format!("s{last}"))],
                 outcome: Err(Refusal::new(reason, message)),
-                probe: None,
+                probes: BTreeSet::new(),
             };
             decision
                 .evaluations

@@ -1,4 +1,7 @@
 //! The hard filters, applied to this node only.
+//!
+//! An address that several Services share moves as one: the node must be fit for each of them that has a usable endpoint
+//! anywhere, and the refusal names the Service that it is not fit for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,8 +10,8 @@ use ipnet::IpNet;
 
 use crate::config::{Advertisement, Config};
 use crate::endpoints::Endpoints;
-use crate::model::{Family, Node, NodeName, Service, ServiceKey, Slice, TrafficPolicy};
-use crate::ownership::Ownership;
+use crate::model::{Family, Node, NodeName, Service, ServiceKey, ServiceType, Slice, TrafficPolicy};
+use crate::ownership::{Owner, Ownership};
 use crate::reason::{Reason, Refusal};
 use crate::selector;
 
@@ -76,13 +79,13 @@ pub struct Candidate {
 /// What [`evaluate`] found about one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
-    /// The Service that owns the address.
-    pub service: ServiceKey,
+    /// The Services that have the address, the senior one first.
+    pub services: Vec<ServiceKey>,
     /// A candidate, or the first filter that refused.
     pub outcome: Result<Candidate, Refusal>,
-    /// What to probe. Present as soon as all filters but the probe are passed, so that a node that could become the
-    /// owner is probed all the time.
-    pub probe: Option<ProbeTarget>,
+    /// What to probe: one target for each Service, less what they have in common. Filled as soon as all filters but
+    /// the probes are passed, so that a node that could become the owner is probed all the time.
+    pub probes: BTreeSet<ProbeTarget>,
 }
 
 /// Everything the filters look at.
@@ -124,12 +127,13 @@ pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
         .owners
         .iter()
         .map(|(&address, owner)| {
-            let mut probe = None;
-            let outcome = filter(view, address, owner.first(), owner.pool, &mut probe);
+            let mut probes = BTreeSet::new();
+            let outcome = filter(view, address, owner, &mut probes);
+            let keys = owner.services.iter().map(|(service, _)| service.key.clone());
             let evaluation = Evaluation {
-                service: owner.first().key.clone(),
+                services: keys.collect(),
                 outcome,
-                probe,
+                probes,
             };
             (address, evaluation)
         })
@@ -139,10 +143,10 @@ pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
 fn filter(
     view: &View,
     address: IpAddr,
-    service: &Service,
-    pool: &str,
-    probe: &mut Option<ProbeTarget>,
+    owner: &Owner,
+    probes: &mut BTreeSet<ProbeTarget>,
 ) -> Result<Candidate, Refusal> {
+    let pool = owner.pool;
     let advertisements = advertised(view, pool)?;
     if view.leaving {
         return refuse(Reason::Leaving, "the installation is being removed");
@@ -166,7 +170,7 @@ fn filter(
     }
     let interfaces = interfaces(view, address, &selected)?;
     node_takes_part(view.me, node)?;
-    has_endpoint(view, address, service)?;
+    let services = served(view, address, owner)?;
     match view.data_path.get(&address) {
         Some(DataPath::Programmed) => {}
         Some(DataPath::Stale(message)) => return refuse(Reason::DataPathStale, message.clone()),
@@ -180,21 +184,17 @@ fn filter(
             );
         }
     }
-    let target = probe_target(address, service, node)?;
-    let verdict = view.verdicts.get(&target).cloned().unwrap_or(Verdict::Pending);
-    *probe = Some(target);
-    match verdict {
-        Verdict::Pass => Ok(Candidate {
-            interfaces,
-            cordoned: node.cordoned,
-            weight: 0,
-        }),
-        Verdict::Pending => refuse(
-            Reason::ProbePending,
-            "the first probes have not been answered yet",
-        ),
-        Verdict::Fail(message) => refuse(Reason::ProbeFailed, message),
+    let mut questions = Vec::new();
+    for service in services {
+        questions.push((&service.key, probe_target(address, service, node)?));
     }
+    probes.extend(questions.iter().map(|(_, target)| target.clone()));
+    answered(view, &questions)?;
+    Ok(Candidate {
+        interfaces,
+        cordoned: node.cordoned,
+        weight: 0,
+    })
 }
 
 fn refuse<T>(reason: Reason, message: impl Into<String>) -> Result<T, Refusal> {
@@ -249,14 +249,14 @@ fn interfaces(
     if !usable.is_empty() {
         return Ok(usable);
     }
-    let message = match (named.is_empty(), by_subnet) {
-        (true, _) => format!("no interface that is up has a subnet with {address}"),
-        (false, false) => format!("no interface named {} is up", named.join(" or ")),
-        (false, true) => format!(
-            "no interface named {} is up, and none that is up has a subnet with {address}",
-            named.join(" or ")
-        ),
-    };
+    if named.is_empty() {
+        let message = format!("no interface that is up has a subnet with {address}");
+        return refuse(Reason::AddressNotOnLink, message);
+    }
+    let mut message = format!("no interface named {} is up", named.join(" or "));
+    if by_subnet {
+        message += &format!(", and none that is up has a subnet with {address}");
+    }
     refuse(Reason::NoInterface, message)
 }
 
@@ -280,21 +280,58 @@ fn node_takes_part(me: &NodeName, node: &Node) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Under Local only *ready* endpoints count, as for the health-check node port: a node whose last endpoint terminates
-/// still serves it, while the address moves on (KEP-1669).
-fn has_endpoint(view: &View, address: IpAddr, service: &Service) -> Result<(), Refusal> {
-    let slices = view.slices.get(&service.key).into_iter().flatten().copied();
-    let endpoints = Endpoints::join(slices, Family::of(address));
+/// The Services at the address that this node must be fit for: all that have a usable endpoint anywhere. One without
+/// is served by no node, and takes the address from the others on none.
+fn served<'a>(view: &View, address: IpAddr, owner: &Owner<'a>) -> Result<Vec<&'a Service>, Refusal> {
+    let mut served = Vec::new();
+    for &(service, _) in &owner.services {
+        let slices = view.slices.get(&service.key).into_iter().flatten().copied();
+        let endpoints = Endpoints::join(slices, Family::of(address));
+        if !endpoints.any_usable() {
+            continue;
+        }
+        // Only *ready* endpoints count here, as for the health-check node port: a node whose last endpoint terminates
+        // still serves it, while the address moves on (KEP-1669).
+        if service.policy == TrafficPolicy::Local && endpoints.ready_on(view.me) == 0 {
+            return no_endpoint(view.me, service);
+        }
+        served.push(service);
+    }
+    if served.is_empty() {
+        return no_endpoint(view.me, owner.first());
+    }
+    Ok(served)
+}
+
+fn no_endpoint<T>(me: &NodeName, service: &Service) -> Result<T, Refusal> {
+    let key = &service.key;
     match service.policy {
-        TrafficPolicy::Local if endpoints.ready_on(view.me) == 0 => {
-            let message = format!("{} has no ready endpoint on node {}", service.key, view.me);
+        TrafficPolicy::Local => {
+            let message = format!("{key} has no ready endpoint on node {me}");
             refuse(Reason::NoLocalEndpoint, message)
         }
-        TrafficPolicy::Cluster if !endpoints.any_usable() => refuse(
-            Reason::NoEndpoint,
-            format!("{} has no usable endpoint", service.key),
-        ),
-        _ => Ok(()),
+        TrafficPolicy::Cluster => refuse(Reason::NoEndpoint, format!("{key} has no usable endpoint")),
+    }
+}
+
+/// Do all probes pass? A failure is told before an answer that is still awaited.
+fn answered(view: &View, questions: &[(&ServiceKey, ProbeTarget)]) -> Result<(), Refusal> {
+    let mut pending = None;
+    for (service, target) in questions {
+        match view.verdicts.get(target) {
+            Some(Verdict::Pass) => {}
+            Some(Verdict::Fail(message)) => {
+                return refuse(Reason::ProbeFailed, format!("{service}: {message}"));
+            }
+            Some(Verdict::Pending) | None => pending = pending.or(Some(service)),
+        }
+    }
+    match pending {
+        None => Ok(()),
+        Some(service) => {
+            let message = format!("the first probes for {service} have not been answered yet");
+            refuse(Reason::ProbePending, message)
+        }
     }
 }
 
@@ -307,17 +344,21 @@ fn probe_target(address: IpAddr, service: &Service, node: &Node) -> Result<Probe
         );
         return refuse(Reason::ProbeFailed, message);
     };
-    match (service.policy, service.health_check_node_port) {
-        (TrafficPolicy::Cluster, _) => Ok(ProbeTarget::Proxy { address: own }),
-        (TrafficPolicy::Local, Some(port)) => Ok(ProbeTarget::Service {
+    match (service.policy, service.health_check_node_port, service.kind) {
+        (TrafficPolicy::Cluster, ..) => Ok(ProbeTarget::Proxy { address: own }),
+        (TrafficPolicy::Local, Some(port), _) => Ok(ProbeTarget::Service {
             service: service.key.clone(),
             address: own,
             port,
         }),
-        (TrafficPolicy::Local, None) => refuse(
+        (TrafficPolicy::Local, None, ServiceType::LoadBalancer) => refuse(
             Reason::ProbeFailed,
             format!("{} has no healthCheckNodePort to probe", service.key),
         ),
+        // The API gives a healthCheckNodePort to type LoadBalancer alone, so nobody answers for the external IPs of
+        // other types one by one. That this node has a ready endpoint is known from the EndpointSlices; what a probe
+        // can add is that the node's service proxy is alive.
+        (TrafficPolicy::Local, None, _) => Ok(ProbeTarget::Proxy { address: own }),
     }
 }
 

@@ -1,6 +1,8 @@
 use super::*;
 use crate::config::{RawPool, compile};
-use crate::model::{AssignedRecord, SliceEndpoint, SlicePort};
+use crate::model::{
+    AssignedRecord, ExternalAddress, ExternalRecord, ServiceType, SliceEndpoint, SlicePort, Wishes,
+};
 use crate::testing::{node, service};
 
 const CLASS: ClassPolicy = ClassPolicy {
@@ -254,6 +256,142 @@ fn families_do_not_mix() {
         shown(&plan, at("2001:db8::1", 80), Source::Node),
         "[2001:db8:1::2]:8080 masquerade"
     );
+}
+
+#[test]
+fn a_dual_stack_service_is_served_in_the_family_that_has_what_it_takes() {
+    let service = holding("a", TrafficPolicy::Local, &["2001:db8::1", "192.0.2.1"]);
+    let (four, six) = (
+        slice("a", &["10.0.1.2@n1+rs"]),
+        slice("a", &["2001:db8:1::2@n2+rs"]),
+    );
+    let plan = planned(&[&service], &[&four, &six]);
+    assert_eq!(
+        shown(&plan, at("192.0.2.1", 80), Source::Outside),
+        "10.0.1.2:8080"
+    );
+    assert_eq!(shown(&plan, at("2001:db8::1", 80), Source::Outside), "drop");
+    // The node has no IPv6 address of its own, and so no IPv6 node port.
+    assert_eq!(
+        plan.destinations.keys().collect::<Vec<_>>(),
+        [
+            &at("172.30.0.11", 30080),
+            &at("192.0.2.1", 80),
+            &at("2001:db8::1", 80)
+        ]
+    );
+    let without = planned(&[&service], &[&four]);
+    assert!(
+        plan.same_for(&without, ip("192.0.2.1")),
+        "IPv6 does not concern IPv4"
+    );
+    assert_eq!(shown(&without, at("2001:db8::1", 80), Source::Outside), "reject");
+}
+
+/// At the shared address 192.0.2.1 with one port.
+fn sharing(name: &str, port: u16, node_port: u16) -> Service {
+    let mut service = Service {
+        wishes: Wishes {
+            sharing_key: Some("key".into()),
+            ..Wishes::default()
+        },
+        ..holding(name, TrafficPolicy::Cluster, &["192.0.2.1"])
+    };
+    (service.ports[0].port, service.ports[0].node_port) = (port, Some(node_port));
+    service
+}
+
+#[test]
+fn services_that_share_an_address_are_each_served_on_their_own_ports() {
+    let (a, mut b) = (sharing("a", 80, 30080), sharing("b", 443, 30443));
+    b.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    let (of_a, of_b) = (slice("a", &["10.0.1.2@n1+rs"]), slice("b", &["10.0.2.2@n2+rs"]));
+    let plan = planned(&[&a, &b], &[&of_a, &of_b]);
+    assert_eq!(
+        plan.addresses,
+        BTreeMap::from([(ip("192.0.2.1"), BTreeSet::from([a.key.clone(), b.key.clone()]))])
+    );
+    for (destination, endpoint, ranges) in [
+        (at("192.0.2.1", 80), "10.0.1.2:8080 masquerade", 0),
+        (at("192.0.2.1", 443), "10.0.2.2:8080 masquerade", 1),
+        (at("172.30.0.11", 30080), "10.0.1.2:8080 masquerade", 0),
+        (at("172.30.0.11", 30443), "10.0.2.2:8080 masquerade", 0),
+    ] {
+        assert_eq!(shown(&plan, destination, Source::Outside), endpoint);
+        let target = &plan.destinations[&destination];
+        assert_eq!(target.source_ranges.len(), ranges, "{destination:?}");
+    }
+    assert_eq!(plan.destinations.len(), 4);
+    // Whatever changes for one of them is a change at the address.
+    assert!(!plan.same_for(&planned(&[&a, &b], &[&of_a]), ip("192.0.2.1")));
+    let alone = planned(&[&a], &[&of_a, &of_b]);
+    assert!(!plan.same_for(&alone, ip("192.0.2.1")));
+    assert_eq!(
+        alone.destinations.keys().collect::<Vec<_>>(),
+        [&at("172.30.0.11", 30080), &at("192.0.2.1", 80)]
+    );
+}
+
+#[test]
+fn of_two_services_that_may_not_share_only_the_senior_one_is_served() {
+    let (a, mut b) = (sharing("a", 80, 30080), sharing("b", 80, 30081));
+    b.assigned.as_mut().unwrap().since = 0;
+    let plan = planned(&[&a, &b], &[]);
+    assert_eq!(plan.addresses[&ip("192.0.2.1")], BTreeSet::from([b.key.clone()]));
+    assert_eq!(plan.destinations[&at("192.0.2.1", 80)].backend.service, b.key);
+    assert!(!plan.destinations.contains_key(&at("172.30.0.11", 30080)));
+}
+
+/// With 192.0.2.9 as an external IP that the controller answers for, and 203.0.113.9, which is none of ours.
+fn external(service: Service) -> Service {
+    Service {
+        external_ips: vec![ip("192.0.2.9"), ip("203.0.113.9")],
+        external: Some(ExternalRecord {
+            addresses: vec![ExternalAddress {
+                address: ip("192.0.2.9"),
+                pool: "p".into(),
+                adopted: false,
+            }],
+            since: 1,
+        }),
+        ..service
+    }
+}
+
+#[test]
+fn external_ips_are_served_for_every_type_with_the_node_ports_there_are() {
+    let of_type = |kind, node_port| {
+        let mut service = external(Service { kind, ..service("a") });
+        service.ports[0].node_port = node_port;
+        planned(&[&service], &[&slice("a", &["10.0.1.2@n1+rs"])])
+    };
+    let internal = of_type(ServiceType::ClusterIp, None);
+    assert_eq!(
+        internal.destinations.keys().collect::<Vec<_>>(),
+        [&at("192.0.2.9", 80)]
+    );
+    assert_eq!(
+        shown(&internal, at("192.0.2.9", 80), Source::Outside),
+        "10.0.1.2:8080 masquerade"
+    );
+    let with_node_port = of_type(ServiceType::NodePort, Some(30080));
+    assert_eq!(
+        with_node_port.destinations.keys().collect::<Vec<_>>(),
+        [&at("172.30.0.11", 30080), &at("192.0.2.9", 80)]
+    );
+    let alias = of_type(ServiceType::ExternalName, None);
+    assert!(alias.addresses.is_empty() && alias.destinations.is_empty());
+}
+
+#[test]
+fn source_ranges_do_not_guard_external_ips() {
+    let mut both = external(holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]));
+    both.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    let plan = planned(&[&both], &[]);
+    let ranges = |destination| plan.destinations[&destination].source_ranges.len();
+    assert_eq!(ranges(at("192.0.2.1", 80)), 1);
+    assert_eq!(ranges(at("192.0.2.9", 80)), 0);
+    assert_eq!(ranges(at("172.30.0.11", 30080)), 0);
 }
 
 #[test]

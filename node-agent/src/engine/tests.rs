@@ -72,7 +72,7 @@ fn plan(vips: &[&str]) -> Forwarding {
     Forwarding {
         addresses: vips
             .iter()
-            .map(|vip| (vip.parse().unwrap(), ServiceKey::new("default", *vip)))
+            .map(|vip| (vip.parse().unwrap(), [ServiceKey::new("default", *vip)].into()))
             .collect(),
         ..Forwarding::default()
     }
@@ -127,7 +127,7 @@ async fn what_cannot_be_applied_ages_and_is_tried_again_with_growing_pauses() {
     let mut other = plan(&["192.0.2.1", "192.0.2.2"]);
     other.addresses.insert(
         "192.0.2.2".parse().unwrap(),
-        ServiceKey::new("default", "changed"),
+        [ServiceKey::new("default", "changed")].into(),
     );
     engine.offer(other.clone(), begin);
     let mut pauses = Vec::new();

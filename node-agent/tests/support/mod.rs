@@ -5,4 +5,6 @@
 
 pub mod objects;
 #[cfg(feature = "netns")]
+pub mod programmed;
+#[cfg(feature = "netns")]
 pub mod topology;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use fairlead_core::config::{RawPool, compile};
 use fairlead_core::forward::{Forwarding, Snapshot, plan};
 use fairlead_core::model::{
-    AssignedRecord, Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, Slice, SliceEndpoint,
-    SlicePort, TrafficPolicy,
+    AssignedRecord, ExternalAddress, ExternalRecord, Family, Node, NodeName, Protocol, Service, ServiceKey,
+    ServicePort, ServiceType, Slice, SliceEndpoint, SlicePort, TrafficPolicy, Wishes,
 };
 use fairlead_core::ownership::ClassPolicy;
 
@@ -89,6 +89,37 @@ pub fn service(name: &str, policy: TrafficPolicy, vips: &[&str], ports: &[&str])
         ingress: addresses.iter().map(|(address, _)| *address).collect(),
         assigned: Some(AssignedRecord { addresses, since: 1 }),
         ..fairlead_core::testing::service(name)
+    }
+}
+
+/// The same Service, which now asks to share its address.
+pub fn sharing(service: Service) -> Service {
+    Service {
+        wishes: Wishes {
+            sharing_key: Some("key".into()),
+            ..Wishes::default()
+        },
+        ..service
+    }
+}
+
+/// A Service of type ClusterIP with external IPs, of which the controller has recorded the first.
+pub fn external(name: &str, policy: TrafficPolicy, addresses: &[&str], ports: &[&str]) -> Service {
+    let external_ips: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    Service {
+        kind: ServiceType::ClusterIp,
+        ingress: vec![],
+        assigned: None,
+        external: Some(ExternalRecord {
+            addresses: vec![ExternalAddress {
+                address: external_ips[0],
+                pool: "p".into(),
+                adopted: false,
+            }],
+            since: 1,
+        }),
+        external_ips,
+        ..service(name, policy, &[], ports)
     }
 }
 

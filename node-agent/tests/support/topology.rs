@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -135,6 +135,31 @@ impl Topology {
         self.route(pod, &["default", "via", gateway]);
     }
 
+    /// Gives the client, node1 and its pod1a IPv6 addresses, and routes as they have for IPv4.
+    pub fn dual_stack(&self) {
+        let ip6 = |name: &str, arguments: &[&str]| {
+            run(&[&["ip", "-6", "-n", &self.ns(name)], arguments].concat());
+        };
+        // Duplicate address detection would keep the addresses back for a second.
+        for (name, address, device) in [
+            ("client", "fd00:c::2/64", "eth0"),
+            ("node1", "fd00:c::1/64", "c0"),
+            ("node1", "fd00:30::11/64", "n0"),
+            ("node1", "fd00:1::1/128", "pod1a"),
+            ("pod1a", "fd00:1::2/128", "eth0"),
+        ] {
+            ip6(name, &["address", "add", address, "dev", device, "nodad"]);
+        }
+        ip6("client", &["route", "add", "default", "via", "fd00:c::1"]);
+        ip6("node1", &["route", "add", "default", "via", "fd00:30::12"]);
+        ip6("node1", &["route", "add", "fd00:1::2/128", "dev", "pod1a"]);
+        ip6("pod1a", &["route", "add", "fd00:1::1", "dev", "eth0"]);
+        ip6("pod1a", &["route", "add", "default", "via", "fd00:1::1"]);
+        self.within("node1", || {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        });
+    }
+
     /// Runs `f` on a thread of its own inside a namespace.
     pub fn within<R: Send>(&self, name: &str, f: impl FnOnce() -> R + Send) -> R {
         let path = format!("/run/netns/{}", self.ns(name));
@@ -190,18 +215,19 @@ impl Topology {
             let (stop, name) = (Arc::clone(&stop), pod.to_owned());
             move || {
                 enter(&path);
-                let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
+                let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)); // IPv4 too
                 let (tcp, udp) = (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap());
                 tcp.set_nonblocking(true).unwrap();
                 udp.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
                 ready.send(()).unwrap();
                 while !stop.load(Ordering::Relaxed) {
                     if let Ok((stream, peer)) = tcp.accept() {
-                        let greeting = format!("{name} {}\n", peer.ip());
+                        let greeting = format!("{name} {}\n", peer.ip().to_canonical());
                         std::thread::spawn(move || echo(stream, &greeting));
                     }
                     if let Ok((_, peer)) = udp.recv_from(&mut [0; 64]) {
-                        let _ = udp.send_to(format!("{name} {}\n", peer.ip()).as_bytes(), peer);
+                        let _ =
+                            udp.send_to(format!("{name} {}\n", peer.ip().to_canonical()).as_bytes(), peer);
                     }
                 }
             }

@@ -2,7 +2,9 @@ use super::*;
 use crate::index::Peer;
 use fairlead_core::announce::{Candidacy, Record, Verdict};
 use fairlead_core::config::{RawAdvertisement, RawPool};
-use fairlead_core::model::{AssignedRecord, Node, Protocol, Service, Slice, SliceEndpoint, SlicePort};
+use fairlead_core::model::{
+    AssignedRecord, Node, Protocol, Service, Slice, SliceEndpoint, SlicePort, Wishes,
+};
 use fairlead_runtime::link::{AddressReport, AgentReport, AgentView};
 
 use crate::links::Link;
@@ -256,6 +258,86 @@ fn a_failing_probe_or_the_removal_of_the_installation_withdraws_at_once() {
         ..run()
     };
     assert_eq!(announced(leaving), (0, 0));
+}
+
+#[test]
+fn a_shared_address_is_announced_once_for_all_its_services() {
+    let mut index = index();
+    for (name, port) in [("a", 80), ("b", 443)] {
+        let mut sharing = Service {
+            wishes: Wishes {
+                sharing_key: Some("key".into()),
+                ..Wishes::default()
+            },
+            ..service(name, 1)
+        };
+        sharing.ports[0].port = port;
+        index.services.apply(&format!("default/{name}"), Some(sharing));
+    }
+    let mine = Candidacy {
+        claim: Some(1),
+        ..Candidacy::default()
+    };
+    publish(&mut index, "me", &[(1, mine)]);
+    let held = BTreeMap::from([hold(1, 1)]);
+    let announced = |index: &Index, verdict: Verdict| {
+        let held = held.clone();
+        let decision = decided(
+            index,
+            &Run {
+                held,
+                verdict,
+                ..run()
+            },
+        );
+        let announced: Vec<_> = decision
+            .announced()
+            .map(|(address, services, _)| (address, services.to_vec()))
+            .collect();
+        (announced, decision.held_back().len(), decision.targets().len())
+    };
+    let both = ["a", "b"].map(|name| ServiceKey::new("default", name)).to_vec();
+    let expected = (vec![(vip(1), both.clone())], 0, 1);
+    assert_eq!(announced(&index, Verdict::Pass), expected);
+    // Withdrawn for both together, and told once.
+    assert_eq!(
+        announced(&index, Verdict::Fail("HTTP 503".into())),
+        (vec![], 1, 1)
+    );
+    // The one that loses its endpoints does not take the other's address away.
+    index.slices.delete("default/a");
+    assert_eq!(announced(&index, Verdict::Pass), expected);
+}
+
+#[test]
+fn the_ipv4_address_of_a_dual_stack_service_does_not_wait_for_the_ipv6_one() {
+    let mut index = index();
+    let v6: IpAddr = "2001:db8::1".parse().unwrap();
+    let pool = RawPool {
+        name: "pool".into(),
+        addresses: vec!["192.0.2.1-192.0.2.9".into(), "2001:db8::/64".into()],
+        ..RawPool::default()
+    };
+    index.pools.apply("pool", Some(pool));
+    let dual = Service {
+        families: vec![Family::V6, Family::V4],
+        ingress: vec![v6, vip(1)],
+        assigned: Some(AssignedRecord {
+            addresses: vec![(v6, "pool".into()), (vip(1), "pool".into())],
+            since: 1,
+        }),
+        ..service("a", 1)
+    };
+    index.services.apply("default/a", Some(dual));
+    publish(&mut index, "me", &[(1, Candidacy::default())]);
+    let decision = decided(&index, &run());
+    let announced: Vec<IpAddr> = decision.announced().map(|(address, ..)| address).collect();
+    assert_eq!(announced, [vip(1)]);
+    assert!(!decision.plan.candidacies.contains_key(&v6));
+    let held_back = decision.held_back();
+    let (_, _, refusal) = held_back.iter().find(|(address, ..)| *address == v6).unwrap();
+    assert_eq!(refusal.reason, Reason::NoInterface);
+    assert_eq!(refusal.message, "this version does not announce IPv6 addresses");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 use super::*;
 use crate::config::{RawAdvertisement, RawPool, compile};
-use crate::model::{AssignedRecord, Protocol, SliceEndpoint, SlicePort};
+use crate::model::{
+    AssignedRecord, ExternalAddress, ExternalRecord, Protocol, SliceEndpoint, SlicePort, Wishes,
+};
 use crate::ownership::{ClassPolicy, resolve};
 use crate::selector::{Requirement, Selector};
 use crate::testing;
@@ -8,6 +10,8 @@ use crate::testing;
 /// One node, one Service with one address, everything in order; each test spoils one thing.
 struct World {
     service: Service,
+    /// A second Service, if there is one.
+    other: Option<Service>,
     slices: Vec<Slice>,
     node: Option<Node>,
     advertisements: Vec<RawAdvertisement>,
@@ -42,8 +46,12 @@ fn interface(up: bool, subnet: &str) -> Interface {
 }
 
 fn endpoint(node: &str, flags: &str) -> Slice {
+    endpoint_of("web", node, flags)
+}
+
+fn endpoint_of(service: &str, node: &str, flags: &str) -> Slice {
     Slice {
-        service: ServiceKey::new("default", "web"),
+        service: ServiceKey::new("default", service),
         family: Family::V4,
         ports: vec![SlicePort {
             name: String::new(),
@@ -70,6 +78,7 @@ fn world() -> World {
             }),
             ..testing::service("web")
         },
+        other: None,
         slices: vec![endpoint("node2", "rs")],
         node: Some(testing::node("node1", "192.0.2.11")),
         advertisements: vec![advertisement(&[])],
@@ -92,11 +101,40 @@ fn local(mut world: World) -> World {
 }
 
 fn local_target() -> ProbeTarget {
+    target_of("web", 31000)
+}
+
+fn target_of(service: &str, port: u16) -> ProbeTarget {
     ProbeTarget::Service {
-        service: ServiceKey::new("default", "web"),
+        service: ServiceKey::new("default", service),
         address: own(),
-        port: 31000,
+        port,
     }
+}
+
+/// The same with the younger Service `api` at the same address, which has an endpoint on the same node.
+fn shared(mut world: World) -> World {
+    world.service.wishes = Wishes {
+        sharing_key: Some("key".into()),
+        ..Wishes::default()
+    };
+    let mut other = Service {
+        key: ServiceKey::new("default", "api"),
+        uid: "uid-api".into(),
+        health_check_node_port: world.service.health_check_node_port.map(|port| port + 1),
+        ..world.service.clone()
+    };
+    other.ports[0].port = 443;
+    other.assigned.as_mut().unwrap().since = 2;
+    if other.policy == TrafficPolicy::Local {
+        world.verdicts.insert(target_of("api", 31001), Verdict::Pass);
+    }
+    world.slices.push(Slice {
+        service: other.key.clone(),
+        ..world.slices[0].clone()
+    });
+    world.other = Some(other);
+    world
 }
 
 impl World {
@@ -115,7 +153,7 @@ impl World {
             me: &"node1".into(),
             node: self.node.as_ref(),
             config: &config,
-            ownership: &resolve([&self.service], &config, class),
+            ownership: &resolve([&self.service].into_iter().chain(&self.other), &config, class),
             slices: &group_slices(&self.slices),
             interfaces: &self.interfaces,
             families: &[Family::V4],
@@ -145,9 +183,12 @@ fn a_node_in_order_is_a_candidate_under_both_policies() {
     };
     assert_eq!(world().candidate(), expected);
     assert_eq!(local(world()).candidate(), expected);
-    let target = |world: World| world.evaluate()[&vip()].probe.clone();
-    assert_eq!(target(world()), Some(ProbeTarget::Proxy { address: own() }));
-    assert_eq!(target(local(world())), Some(local_target()));
+    let targets = |world: World| world.evaluate()[&vip()].probes.clone();
+    assert_eq!(
+        targets(world()),
+        BTreeSet::from([ProbeTarget::Proxy { address: own() }])
+    );
+    assert_eq!(targets(local(world())), BTreeSet::from([local_target()]));
 }
 
 #[test]
@@ -194,14 +235,37 @@ fn each_filter_has_its_reason() {
             ),
         ),
         (
-            Reason::NoInterface,
+            Reason::AddressNotOnLink,
             "192.0.2.100",
             Box::new((|w| w.interfaces.clear()) as Spoil),
         ),
         (
-            Reason::NoInterface,
+            Reason::AddressNotOnLink,
             "no interface that is up",
             Box::new((|w| w.interfaces.get_mut("eth0").unwrap().up = false) as Spoil),
+        ),
+        (
+            Reason::NoInterface,
+            "named eth0 is up",
+            Box::new(
+                (|w| {
+                    w.advertisements = vec![advertisement(&["eth0"])];
+                    w.interfaces.get_mut("eth0").unwrap().up = false;
+                }) as Spoil,
+            ),
+        ),
+        (
+            Reason::NoInterface,
+            "none that is up has a subnet with 192.0.2.100",
+            Box::new(
+                (|w| {
+                    w.advertisements.push(RawAdvertisement {
+                        name: "by-name".into(),
+                        ..advertisement(&["eth7"])
+                    });
+                    w.interfaces.clear();
+                }) as Spoil,
+            ),
         ),
         (
             Reason::NoInterface,
@@ -255,12 +319,12 @@ fn each_filter_has_its_reason() {
         ),
         (
             Reason::ProbePending,
-            "first",
+            "default/web",
             Box::new((|w| w.verdicts.clear()) as Spoil),
         ),
         (
             Reason::ProbeFailed,
-            "HTTP 503",
+            "default/web: HTTP 503",
             Box::new(
                 (|w| {
                     w.verdicts
@@ -296,6 +360,9 @@ fn the_first_filter_that_refuses_is_the_one_told() {
     world.advertisements[0].interfaces = vec!["eth7".into()];
     reasons.push(world.refusal().reason);
     world.advertisements[0].interfaces.clear();
+    let links = std::mem::take(&mut world.interfaces);
+    reasons.push(world.refusal().reason);
+    world.interfaces = links;
     reasons.push(world.refusal().reason);
     world.node.as_mut().unwrap().excluded = false;
     reasons.push(world.refusal().reason);
@@ -307,6 +374,7 @@ fn the_first_filter_that_refuses_is_the_one_told() {
     reasons.push(world.refusal().reason);
     let expected = [
         Reason::NoInterface,
+        Reason::AddressNotOnLink,
         Reason::NodeExcluded,
         Reason::NetworkUnavailable,
         Reason::NoLocalEndpoint,
@@ -348,9 +416,9 @@ fn under_local_only_ready_endpoints_of_this_node_count() {
 fn a_probe_runs_as_soon_as_all_other_filters_are_passed_and_not_before() {
     let mut world = world();
     world.verdicts.clear();
-    assert!(world.evaluate()[&vip()].probe.is_some());
+    assert!(!world.evaluate()[&vip()].probes.is_empty());
     world.data_path.clear();
-    assert!(world.evaluate()[&vip()].probe.is_none());
+    assert!(world.evaluate()[&vip()].probes.is_empty());
 }
 
 #[test]
@@ -377,12 +445,135 @@ fn cordon_is_no_filter_but_a_mark() {
 }
 
 #[test]
-fn a_family_that_cannot_be_announced_is_refused_in_words() {
+fn a_family_that_cannot_be_announced_is_refused_in_words_and_does_not_disturb_the_other() {
     let v6: IpAddr = "2001:db8::7".parse().unwrap();
     let mut world = world();
-    world.service.ingress = vec![v6];
-    world.service.assigned.as_mut().unwrap().addresses = vec![(v6, "pool".into())];
-    let refusal = world.evaluate().remove(&v6).unwrap().outcome.unwrap_err();
+    world.service.families = vec![Family::V6, Family::V4];
+    world.service.ingress = vec![v6, vip()];
+    world.service.assigned.as_mut().unwrap().addresses = vec![(v6, "pool".into()), (vip(), "pool".into())];
+    world.data_path.insert(v6, DataPath::Programmed);
+    let refused = world.evaluate().remove(&v6).unwrap();
+    assert!(refused.probes.is_empty());
+    let refusal = refused.outcome.unwrap_err();
     assert_eq!(refusal.reason, Reason::NoInterface);
-    assert!(refusal.message.contains("IPv6"), "{refusal:?}");
+    assert_eq!(refusal.message, "this version does not announce IPv6 addresses");
+    assert_eq!(world.candidate().interfaces, BTreeSet::from(["eth0".to_owned()]));
+}
+
+#[test]
+fn a_shared_address_needs_the_probes_of_all_its_services() {
+    let keys = ["web", "api"].map(|name| ServiceKey::new("default", name));
+    let evaluation = shared(world()).evaluate().remove(&vip()).unwrap();
+    assert_eq!(evaluation.services, keys, "the senior one first");
+    let proxy = ProbeTarget::Proxy { address: own() };
+    assert_eq!(evaluation.probes, BTreeSet::from([proxy]), "one probe for both");
+    assert!(evaluation.outcome.is_ok(), "{evaluation:?}");
+
+    let (web, api) = (local_target(), target_of("api", 31001));
+    let both = BTreeSet::from([web.clone(), api.clone()]);
+    assert_eq!(shared(local(world())).evaluate()[&vip()].probes, both);
+    shared(local(world())).candidate();
+    let (pass, fail) = (Some(Verdict::Pass), Some(Verdict::Fail("HTTP 503".into())));
+    let pending = Some(Verdict::Pending);
+    let table = [
+        (&pass, &fail, Reason::ProbeFailed, "default/api: HTTP 503"),
+        (&fail, &pass, Reason::ProbeFailed, "default/web: HTTP 503"),
+        (&fail, &fail, Reason::ProbeFailed, "default/web: HTTP 503"),
+        (&None, &fail, Reason::ProbeFailed, "default/api: HTTP 503"),
+        (&pass, &None, Reason::ProbePending, "for default/api have"),
+        (&pending, &pass, Reason::ProbePending, "for default/web have"),
+    ];
+    for (of_web, of_api, reason, part) in table {
+        let mut world = shared(local(world()));
+        world.verdicts = [(&web, of_web), (&api, of_api)]
+            .into_iter()
+            .filter_map(|(target, verdict)| Some((target.clone(), verdict.clone()?)))
+            .collect();
+        let refusal = world.refusal();
+        assert_eq!(refusal.reason, reason, "web {of_web:?}, api {of_api:?}");
+        assert!(refusal.message.contains(part), "{refusal:?}");
+        let probed = &world.evaluate()[&vip()].probes;
+        assert_eq!(*probed, both, "probing goes on whatever it has found");
+    }
+}
+
+#[test]
+fn a_shared_address_follows_the_services_that_have_endpoints() {
+    let with = |base: World, slices: &[Slice]| World {
+        slices: slices.to_vec(),
+        ..shared(base)
+    };
+    // One without a usable endpoint anywhere could be served by no node: it does not count, nor is it probed.
+    let (web, api) = (endpoint("node1", "rs"), endpoint_of("api", "node1", "rs"));
+    for alone in [&web, &api] {
+        with(world(), std::slice::from_ref(alone)).candidate();
+        let world = with(local(world()), std::slice::from_ref(alone));
+        world.candidate();
+        assert_eq!(world.evaluate()[&vip()].probes.len(), 1);
+    }
+    with(world(), &[web.clone(), endpoint_of("api", "node1", "t")]).candidate();
+    // One that has endpoints elsewhere does count.
+    let elsewhere = with(local(world()), &[web.clone(), endpoint_of("api", "node2", "rs")]);
+    let refusal = elsewhere.refusal();
+    assert_eq!(refusal.reason, Reason::NoLocalEndpoint);
+    assert!(refusal.message.starts_with("default/api "), "{refusal:?}");
+    let draining = with(local(world()), &[web, endpoint_of("api", "node2", "st")]);
+    assert_eq!(draining.refusal().reason, Reason::NoLocalEndpoint);
+    // None has any: the senior one is told.
+    let refusal = with(world(), &[]).refusal();
+    assert_eq!(refusal.reason, Reason::NoEndpoint);
+    assert!(refusal.message.starts_with("default/web "), "{refusal:?}");
+    assert_eq!(
+        with(local(world()), &[]).refusal().reason,
+        Reason::NoLocalEndpoint
+    );
+}
+
+/// The same address, as an external IP of a Service of another type.
+fn external(mut world: World, kind: ServiceType) -> World {
+    world.service = Service {
+        kind,
+        ingress: vec![],
+        assigned: None,
+        health_check_node_port: None,
+        external_ips: vec![vip()],
+        external: Some(ExternalRecord {
+            addresses: vec![ExternalAddress {
+                address: vip(),
+                pool: "pool".into(),
+                adopted: false,
+            }],
+            since: 1,
+        }),
+        ..world.service
+    };
+    world
+}
+
+#[test]
+fn external_ips_are_announced_like_any_address_and_probed_by_the_proxy() {
+    let proxy = ProbeTarget::Proxy { address: own() };
+    for kind in [ServiceType::ClusterIp, ServiceType::NodePort] {
+        external(world(), kind).candidate();
+        let mut local = external(local(world()), kind);
+        assert_eq!(
+            local.evaluate()[&vip()].probes,
+            BTreeSet::from([proxy.clone()]),
+            "{kind:?}"
+        );
+        assert_eq!(local.refusal().reason, Reason::ProbePending);
+        local.verdicts.insert(proxy.clone(), Verdict::Pass);
+        local.candidate();
+        // The proxy alone would not do: the endpoint must be here.
+        local.slices = vec![endpoint("node2", "rs")];
+        assert_eq!(local.refusal().reason, Reason::NoLocalEndpoint, "{kind:?}");
+    }
+    // A load balancer's own port answers for its external IPs as well.
+    let mut balancer = external(local(world()), ServiceType::LoadBalancer);
+    balancer.service.health_check_node_port = Some(31000);
+    assert_eq!(
+        balancer.evaluate()[&vip()].probes,
+        BTreeSet::from([local_target()])
+    );
+    balancer.candidate();
 }
