@@ -227,6 +227,29 @@ impl Index {
             && self.state.listed()
     }
 
+    /// Nobody wants to know what has changed so far.
+    pub fn forget_changes(&mut self) {
+        // Named one by one, so that none is left out when there is another one.
+        let Self {
+            services,
+            pools,
+            advertisements,
+            nodes,
+            namespaces,
+            service_cidrs,
+            views,
+            state,
+        } = self;
+        services.changes();
+        pools.changes();
+        advertisements.changes();
+        nodes.changes();
+        namespaces.changes();
+        service_cidrs.changes();
+        views.changes();
+        state.changes();
+    }
+
     /// Is the installation being removed?
     pub fn is_leaving(&self) -> bool {
         self.state.values().any(|state| state.leaving)

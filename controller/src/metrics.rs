@@ -148,6 +148,19 @@ impl Metrics {
         self.repaired.inc_by(audit.repaired as u64);
     }
 
+    /// This process leads no longer: what a plan would say is another's to tell.
+    pub fn deposed(&self) {
+        self.services.clear();
+        self.assigned.clear();
+        self.available.clear();
+        self.duplicates.set(0);
+        let mut known = self
+            .pools
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.clear();
+    }
+
     /// A write has ended.
     pub fn wrote(&self, object: &Object, ended: &Ended) {
         let result = match ended {
@@ -194,7 +207,7 @@ mod tests {
             text
         };
         metrics.planned(Duration::from_millis(2));
-        metrics.show(&tally, &[("blue".to_owned(), state)].into());
+        metrics.show(&tally, &[("blue".to_owned(), state.clone())].into());
         metrics.wrote(&Object::Pool("blue".into()), &Ended::Stale);
         for line in [
             "fairlead_controller_services{state=\"announced\"} 1",
@@ -207,5 +220,12 @@ mod tests {
         }
         metrics.show(&Tally::default(), &BTreeMap::new());
         assert!(!text().contains("pool=\"blue\",family"), "{}", text());
+        metrics.show(&tally, &[("blue".to_owned(), state)].into());
+        metrics.deposed();
+        assert!(
+            !text().contains("services{") && !text().contains("pool=\"blue\",family"),
+            "{}",
+            text()
+        );
     }
 }

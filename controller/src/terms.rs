@@ -18,7 +18,10 @@ pub async fn run(mut writer: Writer, planner: impl Fn() -> Planner, mut stop: wa
     while let Some(term) = follow(&mut writer, &mut stop).await {
         // What an earlier term left under way or assumed says nothing now.
         match writer.lead(planner(), term.number, &mut stop).await {
-            End::Deposed => info!("deposed; what was planned is dropped"),
+            End::Deposed => {
+                writer.metrics.deposed();
+                info!("deposed; what was planned is dropped");
+            }
             End::Stopped => return,
             End::Leaving => {
                 info!("the installation is being removed; writing no more");
@@ -30,10 +33,16 @@ pub async fn run(mut writer: Writer, planner: impl Fn() -> Planner, mut stop: wa
 
 /// Waits for a term, and for a view of the world that is good enough to begin it; `None` when asked to stop.
 async fn follow(writer: &mut Writer, stop: &mut watch::Receiver<bool>) -> Option<Term> {
+    let mut changes = writer.index.changes();
     loop {
         let term = tokio::select! {
             term = writer.leadership.begun() => term,
             () = stopped(stop) => return None,
+            Ok(()) = changes.changed() => {
+                // A term takes over everything at its beginning. Names of what came and went must not pile up until then.
+                writer.index.with(Index::forget_changes);
+                continue;
+            }
         };
         // The former leader may have given an address that our watch has not shown yet. What it wrote in its term was
         // accepted before ours began, so a list that begins now has it.
