@@ -23,5 +23,7 @@ refuses() { # what, helm arguments…
 refuses "an unknown value" --kube-version 1.33.0 --set speaker.prot=1
 refuses "a port that is none" --kube-version 1.33.0 --set speaker.port=70000
 refuses "an API server's host without a port" --kube-version 1.33.0 --set apiServer.host=192.0.2.1
+refuses "a lease that ends before its leader has stopped" --kube-version 1.33.0 --set controller.leaderElection.renewDeadlineSeconds=15
+refuses "a renew deadline without a second attempt" --kube-version 1.33.0 --set controller.leaderElection.retryPeriodSeconds=9
 refuses "a Kubernetes that is too old" --kube-version 1.32.0
 echo "chart: lint and schema checks passed"

@@ -21,12 +21,8 @@ fn two_services_never_share_an_address() {
     }
     let addresses: BTreeSet<_> = names.iter().map(|name| f.wait_address(name)).collect();
     assert_eq!(addresses.len(), names.len());
-    let pool = f
-        .cluster
-        .get(&format!("/apis/fairlead.dev/v1alpha1/addresspools/{}", f.name))
-        .unwrap()
-        .unwrap();
-    wait_for("the pool's figures", SOON, || {
+    // Services come first; the status of the pool follows.
+    let pool = wait_for("the pool's figures", SOON, || {
         let pool = f
             .cluster
             .get(&format!("/apis/fairlead.dev/v1alpha1/addresspools/{}", f.name))
@@ -34,7 +30,7 @@ fn two_services_never_share_an_address() {
             .unwrap();
         let status = &pool["status"];
         if status["assigned"] == 20 && status["available"] == 10 {
-            Ok(())
+            Ok(pool)
         } else {
             Err(status.to_string())
         }

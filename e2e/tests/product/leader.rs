@@ -244,6 +244,7 @@ fn a_frozen_leader_is_replaced_and_writes_nothing_when_it_goes_on() {
     f.wait_address("before");
     let old = Controller::leader(&f);
     assert!(old.leads(&f));
+    settled(&f);
     let writes = old.writes(&f);
     let began = Instant::now();
     let frozen = Frozen::new(&f, &old);
@@ -269,7 +270,6 @@ fn a_leader_that_is_cut_off_stops_before_another_leads() {
     create(&f, "before");
     f.wait_address("before");
     let old = Controller::leader(&f);
-    let writes = old.writes(&f);
     let rules = format!(
         "table inet e2e {{
             chain forward {{
@@ -290,6 +290,7 @@ fn a_leader_that_is_cut_off_stops_before_another_leads() {
         }
     })
     .unwrap();
+    let writes = old.writes(&f);
     assert_eq!(leader(&f.cluster).unwrap(), old.identity, "nobody else leads yet");
     let (_, led) = old.wait_successor(&f, began, DEATH);
     f.wait_address("web");
