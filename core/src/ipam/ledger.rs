@@ -110,16 +110,13 @@ impl Ledger {
         if known.is_some_and(|entry| entry.service == service && entry.held == held) {
             return;
         }
-        let mut claims = observed(&self.rules, &service, id, &held);
         let (before, decision) = known.map_or_else(Default::default, |entry| {
             (entry.claims.clone(), entry.decision.clone())
         });
         // What was decided and is not written yet stays for the time being.
-        for (address, claim) in before.iter().filter(|(_, claim)| claim.kind == Kind::Planned) {
-            if claims.iter().all(|(known, _)| known != address) {
-                claims.push((*address, *claim));
-            }
-        }
+        let planned = before.iter().filter(|(_, claim)| claim.kind == Kind::Planned);
+        let planned = planned.map(|(address, claim)| (*address, claim.place));
+        let claims = with_planned(observed(&self.rules, &service, id, &held), id, planned);
         let old_key = self.key_of(id);
         let new_key = sharing_key(&service, self.rules.class.metallb).map(str::to_owned);
         let entry = Entry {
@@ -183,30 +180,20 @@ impl Ledger {
 
     /// The state of a pool.
     pub fn pool(&self, name: &str) -> PoolState {
-        let nothing = Given::default();
-        let given = self.pools.get(name).unwrap_or(&nothing);
-        let spec = self.rules.config.pools.get(name);
+        let (v4, v6) = self.pools.get(name).map_or((0, 0), |given| (given.v4, given.v6));
         let mut state = PoolState {
-            v4: self.space.usage(name, Family::V4, given.v4),
-            v6: self.space.usage(name, Family::V6, given.v6),
+            v4: self.space.usage(name, Family::V4, v4),
+            v6: self.space.usage(name, Family::V6, v6),
             ..PoolState::default()
         };
-        if given.holders.is_empty() {
-            return state;
-        }
-        for (address, holders) in &given.holders {
-            if spec.is_none_or(|pool| !pool.contains(*address)) {
-                state.retained.insert(*address);
-                for id in holders {
-                    if let Some(entry) = self.entries.get(id)
-                        && state.holders.len() < HOLDERS
-                        && !state.holders.contains(&entry.service.key)
-                    {
-                        state.holders.push(entry.service.key.clone());
-                    }
-                }
+        let mut holders = BTreeSet::new();
+        for (address, claims) in self.space.outside(name) {
+            for claim in claims.iter().filter(|claim| claim.kind != Kind::Standing) {
+                state.retained.insert(address);
+                holders.extend(self.entries.get(&claim.id).map(|entry| &entry.service.key));
             }
         }
+        state.holders = holders.into_iter().take(HOLDERS).cloned().collect();
         state
     }
 
@@ -242,6 +229,14 @@ impl Ledger {
             }
             self.space.set(&self.rules, *address, *claim);
             self.dirty.extend(self.space.others(*address, id));
+        }
+        if let Some(key) = keys.1.filter(|_| !after.is_empty()) {
+            // Who waits may perhaps share now.
+            let waiting = self.waiting.iter().filter(|waiting| {
+                let entry = self.entries.get(waiting);
+                entry.is_some_and(|entry| sharing_key(&entry.service, self.rules.class.metallb) == Some(key))
+            });
+            self.dirty.extend(waiting.filter(|waiting| **waiting != id));
         }
     }
 
@@ -283,18 +278,8 @@ impl Ledger {
         let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        let mut claims: Vec<(IpAddr, Claim)> = entry
-            .claims
-            .iter()
-            .filter(|(_, claim)| claim.kind != Kind::Planned)
-            .copied()
-            .collect();
-        for (address, place) in given(decision) {
-            if claims.iter().all(|(known, _)| *known != address) {
-                let kind = Kind::Planned;
-                claims.push((address, Claim { id, kind, place }));
-            }
-        }
+        let observed = observed(&self.rules, &entry.service, id, &entry.held);
+        let claims = with_planned(observed, id, given(decision));
         if claims == entry.claims {
             return;
         }
@@ -309,6 +294,10 @@ impl Ledger {
     /// Adds a decision to the counts of the pools, or takes it out of them.
     fn count(&mut self, id: Id, decision: &Decision, add: bool) {
         for (address, pool) in addresses(decision) {
+            // The record of an address that is in no pool says what it likes.
+            if self.rules.config.pool_of(address).is_none() {
+                continue;
+            }
             let given = self.pools.entry(pool.to_owned()).or_default();
             let holders = given.holders.entry(address).or_default();
             let before = holders.len();
@@ -354,6 +343,24 @@ pub(super) fn addresses(decision: &Decision) -> impl Iterator<Item = (IpAddr, &s
         .iter()
         .map(|(address, pool)| (*address, pool.as_str()))
         .chain(external.map(|external| (external.address, external.pool.as_str())))
+}
+
+/// Observed claims, and those on addresses that are planned.
+fn with_planned(
+    mut claims: Vec<(IpAddr, Claim)>,
+    id: Id,
+    planned: impl Iterator<Item = (IpAddr, Place)>,
+) -> Vec<(IpAddr, Claim)> {
+    for (address, place) in planned {
+        let kind = Kind::Planned;
+        match claims.iter_mut().find(|(known, _)| *known == address) {
+            None => claims.push((address, Claim { id, kind, place })),
+            // It stands there already, and only the record is missing.
+            Some((_, claim)) if claim.kind == Kind::Standing => *claim = Claim { id, kind, place },
+            Some(_) => {}
+        }
+    }
+    claims
 }
 
 fn given(decision: &Decision) -> impl Iterator<Item = (IpAddr, Place)> {
