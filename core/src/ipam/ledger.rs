@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::claims::{Claim, Id, Kind, observed};
 use super::rules::Rules;
 use super::space::Space;
+use super::wish::{ExternalWish, external_wish, wish};
 use super::{Decision, Outcome, PoolState};
 use crate::model::{Family, Service, ServiceKey};
 use crate::ownership::{Place, sharing_key};
@@ -27,6 +28,8 @@ pub struct Ledger {
     dirty: HashSet<Id>,
     /// Services that would have something else if an address became free.
     waiting: HashSet<Id>,
+    /// Who asks for which address.
+    asking: HashMap<IpAddr, BTreeSet<Id>>,
     /// An address has become free since waiting Services were decided.
     released: bool,
     /// What is decided, by pool.
@@ -38,6 +41,8 @@ pub struct Ledger {
 pub(super) struct Entry {
     pub(super) service: Arc<Service>,
     held: Vec<IpAddr>,
+    /// Addresses that it asks for by name.
+    asked: Vec<IpAddr>,
     /// Observed and planned claims.
     pub(super) claims: Vec<(IpAddr, Claim)>,
     decision: Decision,
@@ -62,6 +67,7 @@ impl Ledger {
             next: 0,
             dirty: HashSet::new(),
             waiting: HashSet::new(),
+            asking: HashMap::new(),
             released: false,
             pools: BTreeMap::new(),
         }
@@ -119,13 +125,22 @@ impl Ledger {
         let claims = with_planned(observed(&self.rules, &service, id, &held), id, planned);
         let old_key = self.key_of(id);
         let new_key = sharing_key(&service, self.rules.class.metallb).map(str::to_owned);
+        let asked = asked(&self.rules, &service);
+        for address in &asked {
+            self.asking.entry(*address).or_default().insert(id);
+        }
         let entry = Entry {
             service,
             held,
+            asked,
             claims: claims.clone(),
             decision,
         };
-        self.entries.insert(id, entry);
+        if let Some(before) = self.entries.insert(id, entry) {
+            let entry = &self.entries[&id];
+            let no_more = before.asked.iter().filter(|address| !entry.asked.contains(address));
+            forget(&mut self.asking, id, no_more);
+        }
         self.reclaim(id, &before, &claims, (old_key.as_deref(), new_key.as_deref()));
         self.dirty.insert(id);
     }
@@ -135,6 +150,7 @@ impl Ledger {
         let Some(id) = self.ids.remove(key) else { return };
         let old_key = self.key_of(id);
         if let Some(entry) = self.entries.remove(&id) {
+            forget(&mut self.asking, id, &entry.asked);
             self.reclaim(id, &entry.claims, &[], (old_key.as_deref(), None));
             self.count(id, &entry.decision, false);
         }
@@ -206,7 +222,8 @@ impl Ledger {
         sharing_key(&entry.service, self.rules.class.metallb).map(str::to_owned)
     }
 
-    /// Makes the claims of a Service other ones, and has everybody decided anew who claims one of the addresses too.
+    /// Makes the claims of a Service other ones, and has everybody decided anew who claims one of the addresses too, or
+    /// asks for it.
     fn reclaim(
         &mut self,
         id: Id,
@@ -220,7 +237,7 @@ impl Ledger {
             }
             if after.iter().all(|(kept, _)| kept != address) {
                 self.released |= self.space.remove(&self.rules, *address, id);
-                self.dirty.extend(self.space.others(*address, id));
+                self.touch(*address, id);
             }
         }
         for (address, claim) in after {
@@ -228,7 +245,7 @@ impl Ledger {
                 self.space.share(key, *address);
             }
             self.space.set(&self.rules, *address, *claim);
-            self.dirty.extend(self.space.others(*address, id));
+            self.touch(*address, id);
         }
         if let Some(key) = keys.1.filter(|_| !after.is_empty()) {
             // Who waits may perhaps share now.
@@ -237,6 +254,14 @@ impl Ledger {
                 entry.is_some_and(|entry| sharing_key(&entry.service, self.rules.class.metallb) == Some(key))
             });
             self.dirty.extend(waiting.filter(|waiting| **waiting != id));
+        }
+    }
+
+    /// A Service's claim on an address is another one: whom else does that concern?
+    fn touch(&mut self, address: IpAddr, id: Id) {
+        self.dirty.extend(self.space.others(address, id));
+        if let Some(asking) = self.asking.get(&address) {
+            self.dirty.extend(asking.iter().filter(|asking| **asking != id));
         }
     }
 
@@ -343,6 +368,32 @@ pub(super) fn addresses(decision: &Decision) -> impl Iterator<Item = (IpAddr, &s
         .iter()
         .map(|(address, pool)| (*address, pool.as_str()))
         .chain(external.map(|external| (external.address, external.pool.as_str())))
+}
+
+/// The addresses that a Service asks for by name.
+fn asked(rules: &Rules, service: &Service) -> Vec<IpAddr> {
+    let mut asked = wish(service, rules.class.metallb).unwrap_or_default().addresses;
+    if let Some(Ok(ExternalWish::Addresses(addresses))) = service.external_wish.as_deref().map(external_wish) {
+        asked.extend(addresses);
+    }
+    asked.extend(&service.external_ips);
+    asked
+}
+
+/// The Service asks for these addresses no longer.
+fn forget<'a>(
+    asking: &mut HashMap<IpAddr, BTreeSet<Id>>,
+    id: Id,
+    addresses: impl IntoIterator<Item = &'a IpAddr>,
+) {
+    for address in addresses {
+        if let Some(ids) = asking.get_mut(address) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                asking.remove(address);
+            }
+        }
+    }
 }
 
 /// Observed claims, and those on addresses that are planned.
