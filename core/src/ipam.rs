@@ -47,7 +47,7 @@ pub enum Outcome {
         addresses: Vec<(IpAddr, String)>,
         /// Something is wrong all the same: its wish for another address cannot be met, or its pool is gone.
         note: Option<Refusal>,
-        /// Why it lost another address, if it did.
+        /// Why it loses an address that it is still seen to have, if it does.
         lost: Option<Refusal>,
     },
     /// It has no address.
@@ -84,9 +84,10 @@ pub struct PoolState {
     pub v4: Option<Usage>,
     /// How full it is in IPv6; `None` if it has no such addresses.
     pub v6: Option<Usage>,
-    /// Addresses that Services have and that are not, or no longer, in its spec.
+    /// Addresses that belong to it and are no longer in its spec, as long as any Service is seen to have them. An address
+    /// that belongs to no pool is not among them, whatever a record says.
     pub retained: BTreeSet<IpAddr>,
-    /// Some of the Services that have those.
+    /// Some of the Services that have those, in order of their names.
     pub holders: Vec<ServiceKey>,
 }
 

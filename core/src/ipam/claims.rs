@@ -18,8 +18,8 @@ pub(super) enum Kind {
     Recorded,
     /// It was decided that the Service gets it; nothing is written yet.
     Planned,
-    /// It stands in the Service without a record, or in a Service that is not ours: nobody else may have it, and for
-    /// the Service itself it counts for nothing.
+    /// It stands in the Service without a record, or in a Service that is not ours, or is what is left of a record:
+    /// nobody else may have it, and for the Service itself it counts for nothing.
     Standing,
     /// A write that takes it away has been sent and not been seen to have happened.
     Held,
@@ -81,9 +81,11 @@ pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]
         );
     }
     for recorded in service.external.iter().flat_map(|record| &record.addresses) {
-        // What the user wrote and has taken out again is the user's to take out.
-        if !service.external_ips.contains(&recorded.address) && !recorded.adopted {
-            let kind = if external { Kind::Recorded } else { Kind::Standing };
+        if !service.external_ips.contains(&recorded.address) {
+            // What the user wrote and has taken out again does not come back, but as long as the record names it the
+            // user may write it once more and would own it at once.
+            let comes_back = external && !recorded.adopted;
+            let kind = if comes_back { Kind::Recorded } else { Kind::Standing };
             claim(recorded.address, kind, Place::External);
         }
     }

@@ -17,7 +17,7 @@ pub(super) struct Have {
     pub(super) address: IpAddr,
     pub(super) pool: String,
     /// It is written, not just planned.
-    firm: bool,
+    pub(super) firm: bool,
     /// It is in the spec of its pool.
     in_spec: bool,
 }
@@ -36,7 +36,6 @@ impl Ledger {
             return Some(Outcome::LeftAlone(Refusal::new(Reason::ServedByAnother, message)));
         }
         let (mut have, lost) = self.have(id, service, Place::Ingress);
-        have.retain(|have| service.families.contains(&Family::of(have.address)));
         if service.deleting {
             let addresses = firm(&have);
             return (!addresses.is_empty()).then_some(Outcome::Assigned {
@@ -45,29 +44,19 @@ impl Ledger {
                 lost: None,
             });
         }
-        let refused = |refusal: Refusal| match (firm(&have), &lost) {
-            (addresses, _) if !addresses.is_empty() => Outcome::Assigned {
-                addresses,
+        have.retain(|have| service.families.contains(&Family::of(have.address)));
+        Some(match (self.choose(id, service, &have), firm(&have), lost) {
+            (Ok((addresses, note)), _, lost) => Outcome::Assigned { addresses, note, lost },
+            (Err(refusal), kept, lost) if !kept.is_empty() => Outcome::Assigned {
+                addresses: kept,
                 note: Some(refusal),
-                lost: None,
+                lost,
             },
-            (_, Some(lost)) => Outcome::Refused(Refusal::new(
-                Reason::DoubleAssignment,
-                format!("{}; {}", lost.message, refusal.message),
-            )),
-            _ => Outcome::Refused(refusal),
-        };
-        Some(match self.choose(id, service, &have) {
-            Ok((addresses, note)) => Outcome::Assigned {
-                lost: lost.filter(|_| {
-                    addresses
-                        .iter()
-                        .all(|(a, _)| have.iter().all(|h| h.address != *a))
-                }),
-                addresses,
-                note,
-            },
-            Err(refusal) => refused(refusal),
+            (Err(refusal), _, Some(lost)) => {
+                let message = format!("{}; {}", lost.message, refusal.message);
+                Outcome::Refused(Refusal::new(lost.reason, message))
+            }
+            (Err(refusal), _, None) => Outcome::Refused(refusal),
         })
     }
 
@@ -79,13 +68,18 @@ impl Ledger {
         have: &[Have],
     ) -> Result<(Vec<Given>, Option<Refusal>), Refusal> {
         let wish = wish(service, self.rules.class.metallb)?;
+        let (mut chosen, mut note, mut missing) = (Vec::new(), None, None);
         let mut requested: Vec<Given> = Vec::new();
         for &address in &wish.addresses {
-            let pool = self.request(id, service, address, &wish, have)?;
+            let (pool, remark) = self.request(id, service, address, &wish, have)?;
             requested.push((address, pool));
+            note = note.or(remark);
         }
-        let (mut chosen, mut note, mut missing) = (Vec::new(), None, None);
-        let pair = self.common_pool(service, &wish, have, &requested);
+        let near = match (requested.first(), have.first()) {
+            (Some((_, pool)), _) => Some(pool.clone()),
+            (None, Some(have)) => Some(have.pool.clone()),
+            (None, None) => self.common_pool(service, &wish),
+        };
         for &family in &service.families {
             let of_family: Vec<Given> = requested
                 .iter()
@@ -96,11 +90,8 @@ impl Ledger {
                 chosen.extend(of_family);
                 continue;
             }
-            let near = chosen
-                .first()
-                .map(|(_, pool): &Given| pool.clone())
-                .or(pair.clone());
-            match self.any(id, service, family, &wish, have, near.as_deref()) {
+            let first = chosen.first().map(|(_, pool): &Given| pool.as_str());
+            match self.any(id, service, family, &wish, have, first.or(near.as_deref())) {
                 Ok((given, remark)) => {
                     chosen.push(given);
                     note = note.or(remark);
@@ -109,6 +100,10 @@ impl Ledger {
             }
         }
         let Some((family, why)) = missing else {
+            if chosen.is_empty() {
+                let message = "the Service has no IP family (spec.ipFamilies)";
+                return Err(Refusal::new(Reason::NoAddressOfFamily, message));
+            }
             return Ok((chosen, note));
         };
         let had = have.iter().any(|have| have.firm);
@@ -119,7 +114,7 @@ impl Ledger {
         Ok((chosen, Some(Refusal::new(Reason::FamilyMissing, message))))
     }
 
-    /// May the Service have the address that it asks for? Answers with its pool.
+    /// May the Service have the address that it asks for? Answers with its pool, and with what is wrong all the same.
     fn request(
         &self,
         id: Id,
@@ -127,7 +122,7 @@ impl Ledger {
         address: IpAddr,
         wish: &Wish,
         have: &[Have],
-    ) -> Result<String, Refusal> {
+    ) -> Result<(String, Option<Refusal>), Refusal> {
         let refuse = |reason, why: String| Err(Refusal::new(reason, format!("requested {address}: {why}")));
         let family = Family::of(address);
         if !service.families.contains(&family) {
@@ -138,8 +133,8 @@ impl Ledger {
         }
         let own = have.iter().find(|have| have.address == address);
         let pool = match own {
-            Some(own) => own.pool.clone(),
-            None => self.spec_pool(address)?.name.clone(),
+            Some(own) if !self.is_to_move(own) => own.pool.clone(),
+            _ => self.spec_pool(address)?.name.clone(),
         };
         if !wish.pools.is_empty() && !wish.pools.contains(&pool) {
             return refuse(
@@ -150,15 +145,16 @@ impl Ledger {
                 ),
             );
         }
-        if own.is_none() {
-            if let Some(pool) = self.rules.config.pools.get(&pool)
-                && !self.rules.allows(pool, service)
-            {
-                return Err(not_allowed(&pool.name, service));
-            }
-            self.claimable(address, id, service)?;
+        if let Some(own) = own {
+            return Ok((pool, self.remark(own, service)));
         }
-        Ok(pool)
+        if let Some(pool) = self.rules.config.pools.get(&pool)
+            && !self.rules.allows(pool, service)
+        {
+            return Err(not_allowed(&pool.name, service));
+        }
+        self.claimable(address, id, service, |_, _| false)?;
+        Ok((pool, None))
     }
 
     /// The pool whose spec has a requested address.
@@ -188,12 +184,17 @@ impl Ledger {
             .filter(|have| Family::of(have.address) == family)
             .collect();
         let wished = |have: &Have| wish.pools.is_empty() || wish.pools.contains(&have.pool);
-        if let Some(good) = own.iter().find(|have| wished(have) && !self.is_to_move(have)) {
+        let stays = |have: &&&Have| have.firm && wished(have) && !self.is_to_move(have);
+        if let Some(good) = own.iter().find(stays) {
             return Ok(((good.address, good.pool.clone()), self.remark(good, service)));
         }
-        let found = self
-            .candidates(service, wish)
-            .and_then(|pools| self.find(id, service, family, &pools, near));
+        let found = self.candidates(service, wish).and_then(|pools| {
+            let from = |have: &&&Have| !have.firm && pools.iter().any(|pool| pool.name == have.pool);
+            match own.iter().find(from) {
+                Some(planned) => Ok((planned.address, planned.pool.clone())),
+                None => self.find(id, service, family, &pools, near),
+            }
+        });
         match (found, own.iter().find(|have| have.firm)) {
             (Ok(given), _) => Ok((given, None)),
             (Err(why), Some(kept)) => Ok(((kept.address, kept.pool.clone()), Some(why))),
@@ -202,13 +203,13 @@ impl Ledger {
     }
 
     /// The address has left a pool that wants its Services renumbered.
-    fn is_to_move(&self, have: &Have) -> bool {
+    pub(super) fn is_to_move(&self, have: &Have) -> bool {
         let pool = self.rules.config.pools.get(&have.pool);
         !have.in_spec && pool.is_some_and(|pool| pool.on_remove == OnRemove::Reassign)
     }
 
     /// What is to be said of an address that the Service keeps.
-    fn remark(&self, have: &Have, service: &Service) -> Option<Refusal> {
+    pub(super) fn remark(&self, have: &Have, service: &Service) -> Option<Refusal> {
         let (address, name) = (have.address, &have.pool);
         let Some(pool) = self.rules.config.pools.get(name).filter(|_| self.belongs(have)) else {
             let message = format!("{address} is in no AddressPool any more, so it is not announced");
@@ -274,20 +275,8 @@ impl Ledger {
     }
 
     /// A pool that can serve both families at once, when both are needed.
-    fn common_pool(
-        &self,
-        service: &Service,
-        wish: &Wish,
-        have: &[Have],
-        requested: &[Given],
-    ) -> Option<String> {
-        let covered = |family: Family| {
-            requested
-                .iter()
-                .any(|(address, _)| Family::of(*address) == family)
-                || have.iter().any(|have| Family::of(have.address) == family)
-        };
-        if service.families.len() < 2 || service.families.iter().any(|family| covered(*family)) {
+    fn common_pool(&self, service: &Service, wish: &Wish) -> Option<String> {
+        if service.families.len() < 2 {
             return None;
         }
         let has_both = |pool: &&Pool| {
@@ -310,9 +299,12 @@ impl Ledger {
     ) -> Result<Given, Refusal> {
         if let Some(key) = sharing_key(service, self.rules.class.metallb) {
             for address in self.space.shared(key).filter(|a| Family::of(*a) == family) {
-                if let Ok(pool) = self.spec_pool(address)
+                // What it claims itself was judged already, or is its address in another place.
+                let claims = self.space.claims(address);
+                if claims.iter().all(|claim| claim.id != id)
+                    && let Ok(pool) = self.spec_pool(address)
                     && pools.iter().any(|candidate| candidate.name == pool.name)
-                    && self.claimable(address, id, service).is_ok()
+                    && self.claimable(address, id, service, |_, _| false).is_ok()
                 {
                     return Ok((address, pool.name.clone()));
                 }
@@ -342,33 +334,52 @@ impl Ledger {
         })
     }
 
-    /// May the Service newly have this address, as far as others are concerned?
-    pub(super) fn claimable(&self, address: IpAddr, id: Id, service: &Service) -> Result<(), Refusal> {
+    /// May the Service newly have this address, as far as others are concerned? Claims that do not matter are to be
+    /// told by `harmless`.
+    pub(super) fn claimable(
+        &self,
+        address: IpAddr,
+        id: Id,
+        service: &Service,
+        harmless: impl Fn(&Claim, &Service) -> bool,
+    ) -> Result<(), Refusal> {
         if let Some(pool) = self.rules.config.pool_of(address) {
             self.rules.assignable(address, pool)?;
         }
-        let shares = |service: &Service| sharing_key(service, self.rules.class.metallb).is_some();
-        for claim in self.space.claims(address).iter().filter(|claim| claim.id != id) {
-            let Some(other) = self.entry(claim.id).map(|entry| &entry.service) else {
-                continue;
+        let metallb = self.rules.class.metallb;
+        let others = self.space.claims(address).iter().filter(|claim| claim.id != id);
+        let in_the_way = others.filter_map(|claim| {
+            let other = &self.entry(claim.id)?.service;
+            if harmless(claim, other) {
+                return None;
+            }
+            let gone = matches!(claim.kind, Kind::Standing | Kind::Held);
+            let why = if gone {
+                None
+            } else {
+                Some(may_share(other, service, metallb).err()?)
             };
-            if matches!(claim.kind, Kind::Standing | Kind::Held) {
-                let message = format!("{address} is in use: it stands in Service {}", other.key);
-                return Err(Refusal::new(Reason::AddressInUse, message));
+            Some((&other.key, other, why))
+        });
+        // The first by name, so that the message does not depend on who came first to our ears.
+        let Some((key, other, why)) = in_the_way.min_by_key(|(key, ..)| *key) else {
+            return Ok(());
+        };
+        let shares = |service: &Service| sharing_key(service, metallb).is_some();
+        Err(match why {
+            None => {
+                let message = format!("{address} is in use: it stands in Service {key}");
+                Refusal::new(Reason::AddressInUse, message)
             }
-            if let Err(why) = may_share(other, service, self.rules.class.metallb) {
-                let (reason, why) = if shares(service) && shares(other) {
-                    (Reason::SharingConflict, format!(" and cannot be shared: {why}"))
-                } else {
-                    (Reason::AddressInUse, String::new())
-                };
-                return Err(Refusal::new(
-                    reason,
-                    format!("{address} belongs to Service {}{why}", other.key),
-                ));
+            Some(why) if shares(service) && shares(other) => {
+                let message = format!("{address} belongs to Service {key} and cannot be shared: {why}");
+                Refusal::new(Reason::SharingConflict, message)
             }
-        }
-        Ok(())
+            Some(_) => Refusal::new(
+                Reason::AddressInUse,
+                format!("{address} belongs to Service {key}"),
+            ),
+        })
     }
 
     /// What a Service validly claims in one place, in the order written, and what it lost to an older Service.
@@ -390,7 +401,7 @@ impl Ledger {
                     .and_then(|()| self.granted(address, claim)),
                 Kind::Planned => {
                     let allowed = pool.is_some_and(|pool| self.rules.allows(pool, service));
-                    if !allowed || self.claimable(address, id, service).is_err() {
+                    if !allowed || self.claimable(address, id, service, |_, _| false).is_err() {
                         continue;
                     }
                     Ok(())
@@ -414,19 +425,14 @@ impl Ledger {
         if let Some(pool) = self.rules.config.pool_of(address) {
             self.rules.assignable(address, pool)?;
         }
-        let standing = self
-            .space
-            .claims(address)
-            .iter()
-            .find(|other| other.id != claim.id && matches!(other.kind, Kind::Standing | Kind::Held));
-        match standing.and_then(|other| self.entry(other.id)) {
-            None => Ok(()),
-            Some(other) => Err(double_assignment(
-                address,
-                &other.service.key,
-                &format!("{} was taken out of the status of {}", address, service.key),
-            )),
-        }
+        let others = self.space.claims(address).iter();
+        let standing = others
+            .filter(|other| other.id != claim.id && matches!(other.kind, Kind::Standing | Kind::Held))
+            .filter_map(|other| self.entry(other.id).map(|entry| &entry.service.key));
+        standing.min().map_or(Ok(()), |other| {
+            let why = format!("it was taken out of {}", service.key);
+            Err(double_assignment(address, other, &why))
+        })
     }
 
     /// Is the Service one of those that have the address, the senior ones first?

@@ -2,13 +2,14 @@
 //!
 //! What the user wrote into `spec.externalIPs` inside a pool is adopted if the pool allows it to the namespace and nobody
 //! else has the address; otherwise it is reported, and served by nobody. What the annotation asks for is given from
-//! pools that allow it, and taken away again when it is no longer asked for or no longer allowed.
+//! pools that allow it, and taken away again when it is no longer asked for or no longer allowed. A pool that was set
+//! aside or is being deleted says nothing of what it allows, so it takes nothing away.
 
 use std::net::IpAddr;
 
 use super::External;
-use super::claims::{Id, Kind};
-use super::decide::not_allowed;
+use super::claims::{Claim, Id, Kind};
+use super::decide::{Have, not_allowed};
 use super::ledger::Ledger;
 use super::wish::{ExternalWish, external_wish};
 use crate::config::Pool;
@@ -16,111 +17,127 @@ use crate::model::{ExternalAddress, Family, Service};
 use crate::ownership::{Place, takes_external_ips};
 use crate::reason::{Reason, Refusal};
 
+/// An address that may be had, with its pool, and with what is wrong all the same.
+type Granted = (IpAddr, String, Option<Refusal>);
+
 impl Ledger {
     pub(super) fn judge_external(&self, id: Id, service: &Service) -> Option<External> {
-        let record = service.external.as_ref();
-        let written = |address: IpAddr| {
-            let recorded = record.into_iter().flat_map(|record| &record.addresses);
-            recorded
-                .filter(|recorded| !recorded.adopted)
-                .any(|recorded| recorded.address == address)
+        let claims: Vec<(IpAddr, Claim)> = self.entry(id).map(|entry| entry.claims.clone())?;
+        let is_ingress = |address: IpAddr| {
+            claims.iter().any(|(claimed, claim)| {
+                *claimed == address
+                    && claim.place == Place::Ingress
+                    && matches!(claim.kind, Kind::Kept | Kind::Recorded)
+            })
         };
         let by_hand: Vec<IpAddr> = service
             .external_ips
             .iter()
             .copied()
-            .filter(|address| !written(*address) && self.rules.config.pool_of(*address).is_some())
-            .filter(|address| !service.ingress.contains(address))
+            .filter(|address| match recorded(service, *address) {
+                Some(recorded) => recorded.adopted,
+                None => self.rules.config.pool_of(*address).is_some(),
+            })
+            .filter(|address| !is_ingress(*address))
             .collect();
-        if by_hand.is_empty() && record.is_none() && service.external_wish.is_none() || service.deleting {
+        if by_hand.is_empty() && service.external.is_none() && service.external_wish.is_none() {
             return None;
         }
         let mut external = External::default();
+        if service.deleting {
+            let standing = service.external_ips.iter();
+            let kept = standing.filter_map(|address| recorded(service, *address).cloned());
+            external.addresses = kept.collect();
+            return service.external.is_some().then_some(external);
+        }
         if !takes_external_ips(service) {
             let message = "a Service without a cluster IP has no external IPs";
             external.note = Some(Refusal::new(Reason::InvalidRequest, message));
             return Some(external);
         }
+        let (have, lost) = self.have(id, service, Place::External);
         for address in by_hand {
-            match self.adopt(id, service, address) {
-                Ok(pool) => external.push(address, pool, true),
+            match self.adopt(id, service, address, &have, lost.as_ref()) {
+                Ok(granted) => external.push(granted, true),
                 Err(refusal) => external.remark(refusal),
             }
         }
-        let wish = service.external_wish.as_deref().map(external_wish);
-        match wish.transpose() {
+        // What the controller gave, or is about to give.
+        let given: Vec<&Have> = have
+            .iter()
+            .filter(|have| recorded(service, have.address).is_none_or(|recorded| !recorded.adopted))
+            .filter(|have| !external.names(have.address))
+            .collect();
+        match service.external_wish.as_deref().map(external_wish).transpose() {
             Ok(None) => {}
             Ok(Some(ExternalWish::Addresses(addresses))) => {
                 for address in addresses {
                     if external.names(address) {
                         continue;
                     }
-                    match self.grant(id, service, address) {
-                        Ok(pool) => external.push(address, pool, false),
+                    match self.grant(id, service, address, &given) {
+                        Ok(granted) => external.push(granted, false),
                         Err(refusal) => external.remark(refusal),
                     }
                 }
             }
             Ok(Some(ExternalWish::Pools(names))) => {
                 for &family in &service.families {
-                    match self.any_external(id, service, family, &names) {
-                        Ok((address, pool)) => external.push(address, pool, false),
+                    match self.any_external(id, service, family, &names, &given) {
+                        Ok(granted) => external.push(granted, false),
                         Err(refusal) => external.remark(refusal),
                     }
                 }
             }
             Err(refusal) => {
                 // An unreadable wish takes nothing away.
-                let (have, _) = self.have(id, service, Place::External);
-                for own in have.into_iter().filter(|own| written(own.address)) {
-                    external.push(own.address, own.pool, false);
-                }
                 external.remark(refusal);
+                for own in given.into_iter().filter(|own| own.firm) {
+                    match self.keep_external(own, service) {
+                        Ok(granted) => external.push(granted, false),
+                        Err(refusal) => external.remark(refusal),
+                    }
+                }
             }
         }
         Some(external)
     }
 
-    /// May an address that the user wrote be served? Answers with its pool.
-    fn adopt(&self, id: Id, service: &Service, address: IpAddr) -> Result<String, Refusal> {
-        let Some(pool) = self.rules.config.pool_of(address) else {
-            return self.spec_pool(address).map(|pool| pool.name.clone());
-        };
-        self.may_have_external(pool, service)?;
-        let kept = self.is_kept(id, address);
-        if kept {
-            let (have, lost) = self.have(id, service, Place::External);
-            return match have.into_iter().find(|have| have.address == address) {
-                Some(have) => Ok(have.pool),
-                None => Err(lost.unwrap_or_else(|| in_use(address))),
-            };
+    /// May an address that the user wrote be served?
+    fn adopt(
+        &self,
+        id: Id,
+        service: &Service,
+        address: IpAddr,
+        have: &[Have],
+        lost: Option<&Refusal>,
+    ) -> Result<Granted, Refusal> {
+        if let Some(own) = have.iter().find(|have| have.address == address) {
+            return self.keep_external(own, service);
         }
-        if !pool.contains(address) {
-            let message = format!("{address} left AddressPool {}", pool.name);
-            return Err(Refusal::new(Reason::AddressNotInPool, message));
+        match lost {
+            Some(lost) if recorded(service, address).is_some() => Err(lost.clone()),
+            _ => self.newly(id, service, address, true),
         }
-        self.claimable(address, id, service)?;
-        Ok(pool.name.clone())
     }
 
-    /// May the Service have an address that the annotation names? Answers with its pool.
-    fn grant(&self, id: Id, service: &Service, address: IpAddr) -> Result<String, Refusal> {
-        let (have, _) = self.have(id, service, Place::External);
-        if let Some(own) = have.into_iter().find(|have| have.address == address) {
-            if let Some(pool) = self.rules.config.pools.get(&own.pool) {
-                self.may_have_external(pool, service)?;
-            }
-            return Ok(own.pool);
+    /// May the Service have an address that the annotation names?
+    fn grant(&self, id: Id, service: &Service, address: IpAddr, given: &[&Have]) -> Result<Granted, Refusal> {
+        match given.iter().find(|have| have.address == address) {
+            Some(own) => self.keep_external(own, service),
+            None => self.newly(id, service, address, false),
         }
-        let family = Family::of(address);
-        if !service.families.contains(&family) {
-            let message = format!("requested {address}: the Service has no {family} (spec.ipFamilies)");
-            return Err(Refusal::new(Reason::InvalidRequest, message));
-        }
+    }
+
+    fn newly(&self, id: Id, service: &Service, address: IpAddr, adopting: bool) -> Result<Granted, Refusal> {
         let pool = self.spec_pool(address)?;
-        self.may_have_external(pool, service)?;
-        self.claimable(address, id, service)?;
-        Ok(pool.name.clone())
+        self.may_have_external(address, pool, service)?;
+        self.claimable(address, id, service, |claim, other| {
+            // Another Service in which somebody wrote it by hand too: who is judged first has it.
+            let by_hand = claim.kind == Kind::Standing && claim.place == Place::External;
+            adopting && by_hand && other.external_ips.contains(&address)
+        })?;
+        Ok((address, pool.name.clone(), None))
     }
 
     /// An address of the first of these pools that has one: the one that the Service has, else a new one.
@@ -130,13 +147,41 @@ impl Ledger {
         service: &Service,
         family: Family,
         names: &[String],
-    ) -> Result<(IpAddr, String), Refusal> {
+        given: &[&Have],
+    ) -> Result<Granted, Refusal> {
+        let own: Vec<&&Have> = given
+            .iter()
+            .filter(|have| Family::of(have.address) == family)
+            .collect();
+        for have in own.iter().filter(|have| names.contains(&have.pool)) {
+            if let Ok(granted) = self.keep_external(have, service)
+                && !self.is_to_move(have)
+            {
+                return Ok(granted);
+            }
+        }
+        self.find_external(id, service, family, names).or_else(|why| {
+            // Better the address that it has than none.
+            let mut kept = own.iter().filter(|have| have.firm);
+            let kept = kept.find_map(|have| self.keep_external(have, service).ok());
+            let (address, pool, _) = kept.ok_or_else(|| why.clone())?;
+            Ok((address, pool, Some(why)))
+        })
+    }
+
+    fn find_external(
+        &self,
+        id: Id,
+        service: &Service,
+        family: Family,
+        names: &[String],
+    ) -> Result<Granted, Refusal> {
         let mut refused = None;
         let mut pools: Vec<&Pool> = Vec::new();
         for name in names {
             let pool = self.rules.config.pools.get(name);
-            let verdict = match pool {
-                Some(pool) => self.may_have_external(pool, service).map(|()| pool),
+            let verdict = match pool.filter(|pool| !pool.ranges.is_empty()) {
+                Some(pool) => self.allows_external(pool, service).map(|()| pool),
                 None => Err(Refusal::new(
                     Reason::UnknownPool,
                     format!("no usable AddressPool is named {name}"),
@@ -147,26 +192,34 @@ impl Ledger {
                 Err(refusal) => refused = refused.or(Some(refusal)),
             }
         }
-        let by_hand = |address: &IpAddr| {
-            let recorded = service.external.iter().flat_map(|record| &record.addresses);
-            let mut recorded = recorded.filter(|recorded| recorded.adopted);
-            recorded.any(|recorded| recorded.address == *address)
-        };
-        let (have, _) = self.have(id, service, Place::External);
-        let own = have
-            .into_iter()
-            .filter(|have| Family::of(have.address) == family && !by_hand(&have.address))
-            .find(|have| pools.iter().any(|pool| pool.name == have.pool));
-        if let Some(own) = own {
-            return Ok((own.address, own.pool));
-        }
         match refused {
             Some(refusal) if pools.is_empty() => Err(refusal),
-            _ => self.find(id, service, family, &pools, None),
+            _ => {
+                let (address, pool) = self.find(id, service, family, &pools, None)?;
+                Ok((address, pool, None))
+            }
         }
     }
 
-    fn may_have_external(&self, pool: &Pool, service: &Service) -> Result<(), Refusal> {
+    /// May the Service keep an external IP?
+    fn keep_external(&self, have: &Have, service: &Service) -> Result<Granted, Refusal> {
+        let pool = self.rules.config.pools.get(&have.pool);
+        if let Some(pool) = pool.filter(|pool| !pool.ranges.is_empty()) {
+            self.may_have_external(have.address, pool, service)?;
+        }
+        Ok((have.address, have.pool.clone(), self.remark(have, service)))
+    }
+
+    fn may_have_external(&self, address: IpAddr, pool: &Pool, service: &Service) -> Result<(), Refusal> {
+        let family = Family::of(address);
+        if !service.families.contains(&family) {
+            let message = format!("external IP {address}: the Service has no {family} (spec.ipFamilies)");
+            return Err(Refusal::new(Reason::InvalidRequest, message));
+        }
+        self.allows_external(pool, service)
+    }
+
+    fn allows_external(&self, pool: &Pool, service: &Service) -> Result<(), Refusal> {
         let namespace = &service.key.namespace;
         if !self.rules.allows_external(pool, namespace) {
             let message = format!(
@@ -180,22 +233,18 @@ impl Ledger {
         }
         Ok(())
     }
-
-    fn is_kept(&self, id: Id, address: IpAddr) -> bool {
-        let claims = self.space.claims(address).iter();
-        claims
-            .filter(|claim| claim.id == id)
-            .any(|claim| claim.kind == Kind::Kept)
-    }
 }
 
 impl External {
-    fn push(&mut self, address: IpAddr, pool: String, adopted: bool) {
+    fn push(&mut self, (address, pool, remark): Granted, adopted: bool) {
         self.addresses.push(ExternalAddress {
             address,
             pool,
             adopted,
         });
+        if let Some(remark) = remark {
+            self.remark(remark);
+        }
     }
 
     /// The first thing that is wrong is told; the others follow when it is mended.
@@ -208,9 +257,8 @@ impl External {
     }
 }
 
-fn in_use(address: IpAddr) -> Refusal {
-    Refusal::new(
-        Reason::AddressInUse,
-        format!("{address} belongs to another Service"),
-    )
+/// What the record says of an address.
+fn recorded(service: &Service, address: IpAddr) -> Option<&ExternalAddress> {
+    let mut recorded = service.external.iter().flat_map(|record| &record.addresses);
+    recorded.find(|recorded| recorded.address == address)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::claims::{Claim, Id, Kind, observed};
 use super::rules::Rules;
 use super::space::Space;
+use super::wish::{ExternalWish, external_wish, wish};
 use super::{Decision, Outcome, PoolState};
 use crate::model::{Family, Service, ServiceKey};
 use crate::ownership::{Place, sharing_key};
@@ -27,6 +28,8 @@ pub struct Ledger {
     dirty: HashSet<Id>,
     /// Services that would have something else if an address became free.
     waiting: HashSet<Id>,
+    /// Who asks for which address.
+    asking: HashMap<IpAddr, BTreeSet<Id>>,
     /// An address has become free since waiting Services were decided.
     released: bool,
     /// What is decided, by pool.
@@ -38,6 +41,8 @@ pub struct Ledger {
 pub(super) struct Entry {
     pub(super) service: Arc<Service>,
     held: Vec<IpAddr>,
+    /// Addresses that it asks for by name.
+    asked: Vec<IpAddr>,
     /// Observed and planned claims.
     pub(super) claims: Vec<(IpAddr, Claim)>,
     decision: Decision,
@@ -62,6 +67,7 @@ impl Ledger {
             next: 0,
             dirty: HashSet::new(),
             waiting: HashSet::new(),
+            asking: HashMap::new(),
             released: false,
             pools: BTreeMap::new(),
         }
@@ -110,25 +116,31 @@ impl Ledger {
         if known.is_some_and(|entry| entry.service == service && entry.held == held) {
             return;
         }
-        let mut claims = observed(&self.rules, &service, id, &held);
         let (before, decision) = known.map_or_else(Default::default, |entry| {
             (entry.claims.clone(), entry.decision.clone())
         });
         // What was decided and is not written yet stays for the time being.
-        for (address, claim) in before.iter().filter(|(_, claim)| claim.kind == Kind::Planned) {
-            if claims.iter().all(|(known, _)| known != address) {
-                claims.push((*address, *claim));
-            }
-        }
+        let planned = before.iter().filter(|(_, claim)| claim.kind == Kind::Planned);
+        let planned = planned.map(|(address, claim)| (*address, claim.place));
+        let claims = with_planned(observed(&self.rules, &service, id, &held), id, planned);
         let old_key = self.key_of(id);
         let new_key = sharing_key(&service, self.rules.class.metallb).map(str::to_owned);
+        let asked = asked(&self.rules, &service);
+        for address in &asked {
+            self.asking.entry(*address).or_default().insert(id);
+        }
         let entry = Entry {
             service,
             held,
+            asked,
             claims: claims.clone(),
             decision,
         };
-        self.entries.insert(id, entry);
+        if let Some(before) = self.entries.insert(id, entry) {
+            let entry = &self.entries[&id];
+            let no_more = before.asked.iter().filter(|address| !entry.asked.contains(address));
+            forget(&mut self.asking, id, no_more);
+        }
         self.reclaim(id, &before, &claims, (old_key.as_deref(), new_key.as_deref()));
         self.dirty.insert(id);
     }
@@ -138,6 +150,7 @@ impl Ledger {
         let Some(id) = self.ids.remove(key) else { return };
         let old_key = self.key_of(id);
         if let Some(entry) = self.entries.remove(&id) {
+            forget(&mut self.asking, id, &entry.asked);
             self.reclaim(id, &entry.claims, &[], (old_key.as_deref(), None));
             self.count(id, &entry.decision, false);
         }
@@ -189,30 +202,20 @@ impl Ledger {
 
     /// The state of a pool.
     pub fn pool(&self, name: &str) -> PoolState {
-        let nothing = Given::default();
-        let given = self.pools.get(name).unwrap_or(&nothing);
-        let spec = self.rules.config.pools.get(name);
+        let (v4, v6) = self.pools.get(name).map_or((0, 0), |given| (given.v4, given.v6));
         let mut state = PoolState {
-            v4: self.space.usage(name, Family::V4, given.v4),
-            v6: self.space.usage(name, Family::V6, given.v6),
+            v4: self.space.usage(name, Family::V4, v4),
+            v6: self.space.usage(name, Family::V6, v6),
             ..PoolState::default()
         };
-        if given.holders.is_empty() {
-            return state;
-        }
-        for (address, holders) in &given.holders {
-            if spec.is_none_or(|pool| !pool.contains(*address)) {
-                state.retained.insert(*address);
-                for id in holders {
-                    if let Some(entry) = self.entries.get(id)
-                        && state.holders.len() < HOLDERS
-                        && !state.holders.contains(&entry.service.key)
-                    {
-                        state.holders.push(entry.service.key.clone());
-                    }
-                }
+        let mut holders = BTreeSet::new();
+        for (address, claims) in self.space.outside(name) {
+            for claim in claims.iter().filter(|claim| claim.kind != Kind::Standing) {
+                state.retained.insert(address);
+                holders.extend(self.entries.get(&claim.id).map(|entry| &entry.service.key));
             }
         }
+        state.holders = holders.into_iter().take(HOLDERS).cloned().collect();
         state
     }
 
@@ -225,7 +228,8 @@ impl Ledger {
         sharing_key(&entry.service, self.rules.class.metallb).map(str::to_owned)
     }
 
-    /// Makes the claims of a Service other ones, and has everybody decided anew who claims one of the addresses too.
+    /// Makes the claims of a Service other ones, and has everybody decided anew who claims one of the addresses too, or
+    /// asks for it.
     fn reclaim(
         &mut self,
         id: Id,
@@ -239,7 +243,7 @@ impl Ledger {
             }
             if after.iter().all(|(kept, _)| kept != address) {
                 self.released |= self.space.remove(&self.rules, *address, id);
-                self.dirty.extend(self.space.others(*address, id));
+                self.touch(*address, id);
             }
         }
         for (address, claim) in after {
@@ -247,7 +251,23 @@ impl Ledger {
                 self.space.share(key, *address);
             }
             self.space.set(&self.rules, *address, *claim);
-            self.dirty.extend(self.space.others(*address, id));
+            self.touch(*address, id);
+        }
+        if let Some(key) = keys.1.filter(|_| !after.is_empty()) {
+            // Who waits may perhaps share now.
+            let waiting = self.waiting.iter().filter(|waiting| {
+                let entry = self.entries.get(waiting);
+                entry.is_some_and(|entry| sharing_key(&entry.service, self.rules.class.metallb) == Some(key))
+            });
+            self.dirty.extend(waiting.filter(|waiting| **waiting != id));
+        }
+    }
+
+    /// A Service's claim on an address is another one: whom else does that concern?
+    fn touch(&mut self, address: IpAddr, id: Id) {
+        self.dirty.extend(self.space.others(address, id));
+        if let Some(asking) = self.asking.get(&address) {
+            self.dirty.extend(asking.iter().filter(|asking| **asking != id));
         }
     }
 
@@ -289,18 +309,8 @@ impl Ledger {
         let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        let mut claims: Vec<(IpAddr, Claim)> = entry
-            .claims
-            .iter()
-            .filter(|(_, claim)| claim.kind != Kind::Planned)
-            .copied()
-            .collect();
-        for (address, place) in given(decision) {
-            if claims.iter().all(|(known, _)| *known != address) {
-                let kind = Kind::Planned;
-                claims.push((address, Claim { id, kind, place }));
-            }
-        }
+        let observed = observed(&self.rules, &entry.service, id, &entry.held);
+        let claims = with_planned(observed, id, given(decision));
         if claims == entry.claims {
             return;
         }
@@ -315,6 +325,10 @@ impl Ledger {
     /// Adds a decision to the counts of the pools, or takes it out of them.
     fn count(&mut self, id: Id, decision: &Decision, add: bool) {
         for (address, pool) in addresses(decision) {
+            // The record of an address that is in no pool says what it likes.
+            if self.rules.config.pool_of(address).is_none() {
+                continue;
+            }
             let given = self.pools.entry(pool.to_owned()).or_default();
             let holders = given.holders.entry(address).or_default();
             let before = holders.len();
@@ -360,6 +374,50 @@ pub(super) fn addresses(decision: &Decision) -> impl Iterator<Item = (IpAddr, &s
         .iter()
         .map(|(address, pool)| (*address, pool.as_str()))
         .chain(external.map(|external| (external.address, external.pool.as_str())))
+}
+
+/// The addresses that a Service asks for by name.
+fn asked(rules: &Rules, service: &Service) -> Vec<IpAddr> {
+    let mut asked = wish(service, rules.class.metallb).unwrap_or_default().addresses;
+    if let Some(Ok(ExternalWish::Addresses(addresses))) = service.external_wish.as_deref().map(external_wish) {
+        asked.extend(addresses);
+    }
+    asked.extend(&service.external_ips);
+    asked
+}
+
+/// The Service asks for these addresses no longer.
+fn forget<'a>(
+    asking: &mut HashMap<IpAddr, BTreeSet<Id>>,
+    id: Id,
+    addresses: impl IntoIterator<Item = &'a IpAddr>,
+) {
+    for address in addresses {
+        if let Some(ids) = asking.get_mut(address) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                asking.remove(address);
+            }
+        }
+    }
+}
+
+/// Observed claims, and those on addresses that are planned.
+fn with_planned(
+    mut claims: Vec<(IpAddr, Claim)>,
+    id: Id,
+    planned: impl Iterator<Item = (IpAddr, Place)>,
+) -> Vec<(IpAddr, Claim)> {
+    for (address, place) in planned {
+        let kind = Kind::Planned;
+        match claims.iter_mut().find(|(known, _)| *known == address) {
+            None => claims.push((address, Claim { id, kind, place })),
+            // It stands there already, and only the record is missing.
+            Some((_, claim)) if claim.kind == Kind::Standing => *claim = Claim { id, kind, place },
+            Some(_) => {}
+        }
+    }
+    claims
 }
 
 fn given(decision: &Decision) -> impl Iterator<Item = (IpAddr, Place)> {

@@ -46,7 +46,8 @@ impl Rules {
                 never.insert(net.into(), &what.to_owned());
             }
         }
-        for pool in config.pools.values() {
+        // A pool that was set aside must not stand in the way of the others.
+        for pool in config.pools.values().filter(|pool| !pool.ranges.is_empty()) {
             for range in &pool.reserved {
                 never.insert(*range, &format!("reserved by AddressPool {}", pool.name));
             }

@@ -1,8 +1,6 @@
 //! Which addresses are claimed, by whom, and which of the pools' addresses nobody claims.
 
-#[cfg(test)]
-use std::collections::BTreeSet;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::Usage;
@@ -23,6 +21,8 @@ pub(super) struct Space {
     free: HashMap<String, Parts>,
     /// Addresses claimed by Services that ask to share, by key.
     shared: HashMap<String, BTreeMap<IpAddr, u32>>,
+    /// Claimed addresses that are not in the spec of the pool that they belong to, by pool.
+    outside: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
 /// One pool, by family.
@@ -78,9 +78,14 @@ impl Space {
             return;
         }
         if claims.is_empty()
-            && let Some(part) = part_of(&mut self.free, rules, address)
+            && let Some(pool) = rules.config.pool_of(address)
         {
-            part.free.remove(address);
+            if !pool.contains(address) {
+                let outside = self.outside.entry(pool.name.clone()).or_default();
+                outside.insert(address);
+            } else if let Some(part) = part_of(&mut self.free, pool, address) {
+                part.free.remove(address);
+            }
         }
         claims.push(claim);
     }
@@ -95,10 +100,16 @@ impl Space {
             return false;
         }
         self.claims.remove(&address);
-        if rules.never().get(address).is_none()
-            && let Some(part) = part_of(&mut self.free, rules, address)
-        {
-            part.free.add(IpRange::from(address));
+        if let Some(pool) = rules.config.pool_of(address) {
+            if !pool.contains(address) {
+                if let Some(outside) = self.outside.get_mut(&pool.name) {
+                    outside.remove(&address);
+                }
+            } else if rules.never().get(address).is_none()
+                && let Some(part) = part_of(&mut self.free, pool, address)
+            {
+                part.free.add(IpRange::from(address));
+            }
         }
         true
     }
@@ -158,6 +169,12 @@ impl Space {
         })
     }
 
+    /// Claimed addresses that belong to a pool without being in its spec, each with the claims on it.
+    pub(super) fn outside(&self, pool: &str) -> impl Iterator<Item = (IpAddr, &[Claim])> {
+        let addresses = self.outside.get(pool).into_iter().flatten();
+        addresses.map(|address| (*address, self.claims(*address)))
+    }
+
     /// All addresses that anybody claims, for checks.
     #[cfg(test)]
     pub(super) fn claimed(&self) -> BTreeSet<IpAddr> {
@@ -165,11 +182,7 @@ impl Space {
     }
 }
 
-/// The free addresses of the pool whose spec has the address.
-fn part_of<'a>(free: &'a mut HashMap<String, Parts>, rules: &Rules, address: IpAddr) -> Option<&'a mut Part> {
-    let pool = rules.config.pool_of(address)?;
-    if !pool.contains(address) {
-        return None;
-    }
+/// The part of a pool that has addresses of this one's family.
+fn part_of<'a>(free: &'a mut HashMap<String, Parts>, pool: &Pool, address: IpAddr) -> Option<&'a mut Part> {
     free.get_mut(&pool.name)?.get_mut(&Family::of(address))
 }

@@ -1,3 +1,5 @@
+mod simulation;
+
 use super::*;
 use crate::config::{RawPool, compile};
 use crate::model::{AssignedRecord, Family};
