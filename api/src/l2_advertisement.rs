@@ -27,15 +27,15 @@ use serde::{Deserialize, Serialize};
 pub struct L2AdvertisementSpec {
     /// Names of the AddressPools whose addresses are announced. Empty: all pools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 253)))]
+    #[schemars(schema_with = "crate::schema::pool_names")]
     pub address_pools: Vec<String>,
     /// The nodes that may announce: those that match any of the selectors. Empty: all nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(schema_with = "crate::schema::selectors")]
     pub node_selectors: Vec<LabelSelector>,
     /// Names of the interfaces to announce on. Empty: the interfaces that carry a subnet which contains the address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 15)))]
+    #[schemars(schema_with = "crate::schema::interfaces")]
     pub interfaces: Vec<String>,
 }
 

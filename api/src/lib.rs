@@ -8,6 +8,7 @@ pub mod crd;
 pub mod l2_advertisement;
 pub mod node_state;
 pub mod pool;
+mod schema;
 
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec};
 pub use node_state::{NodeState, NodeStateSpec, NodeStateStatus};

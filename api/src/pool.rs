@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
     shortname = "flpool",
     category = "fairlead",
     status = "AddressPoolStatus",
+    validation = Rule::new("!isIP(self.metadata.name)")
+        .message("a pool must not be named like an address: annotations of Services name either"),
     printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses"),
     printcolumn(
         name = "Auto",
@@ -35,14 +37,8 @@ use serde::{Deserialize, Serialize};
 pub struct AddressPoolSpec {
     /// Addresses of the pool: CIDRs (192.0.2.0/24), ranges (192.0.2.10-192.0.2.20) or single addresses, IPv4 or IPv6.
     /// No two pools may share an address: of two that overlap the older one is used.
-    #[x_kube(
-        validation = Rule::new("self.size() > 0").message("at least one address is needed"),
-        validation = Rule::new(
-            "self.all(a, isCIDR(a) || isIP(a) || (a.split('-').size() == 2 && a.split('-').all(p, isIP(p.trim()))))"
-        )
-        .message("each entry must be a CIDR (192.0.2.0/24), a range (192.0.2.10-192.0.2.20) or an IP address")
-    )]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 100)))]
+    #[x_kube(validation = Rule::new("self.size() > 0").message("at least one address is needed"))]
+    #[schemars(schema_with = "crate::schema::addresses")]
     pub addresses: Vec<String>,
     /// Services that name neither a pool nor an address may get an address of this pool.
     #[serde(default = "yes")]
@@ -53,7 +49,7 @@ pub struct AddressPoolSpec {
     pub avoid_buggy_ips: bool,
     /// Addresses that are never given away, written like `addresses`: those of routers and other machines in the range.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 100)))]
+    #[schemars(schema_with = "crate::schema::addresses")]
     pub reserved: Vec<String>,
     /// For whom the pool is, and its place among the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,13 +82,15 @@ pub struct PoolAllocation {
     pub priority: u32,
     /// Only Services of these namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    #[schemars(schema_with = "crate::schema::namespaces")]
     pub namespaces: Vec<String>,
     /// Only Services of namespaces with such labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::selector")]
     pub namespace_selector: Option<LabelSelector>,
     /// Only Services with such labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::selector")]
     pub service_selector: Option<LabelSelector>,
 }
 
@@ -110,16 +108,21 @@ impl Default for PoolAllocation {
 /// Whether Services may have addresses of a pool as external IPs.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.policy == 'Allow' || ((!has(self.namespaces) || self.namespaces.size() == 0) && !has(self.namespaceSelector))")
+        .message("namespaces and namespaceSelector say to whom external IPs are allowed: they need policy Allow")
+)]
 pub struct PoolExternalIps {
     /// `Allow` or `Deny`.
     #[serde(default)]
     pub policy: ExternalIpPolicy,
     /// With `Allow`: only to these namespaces. Neither this nor `namespaceSelector` means all namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    #[schemars(schema_with = "crate::schema::namespaces")]
     pub namespaces: Vec<String>,
     /// With `Allow`: only to namespaces with such labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::selector")]
     pub namespace_selector: Option<LabelSelector>,
 }
 
