@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -49,10 +50,23 @@ pub struct NodeStateStatus {
     /// strangers who use it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<NodeInterface>,
+    /// Subnets of the node's Ethernet interfaces, at most 64. Their network, broadcast and subnet-router
+    /// addresses are given to no Service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = 64), inner(length(max = 50)))]
+    pub subnets: Vec<IpNet>,
+    /// Next hops of the node's routes over these interfaces, at most 64, those of default routes first.
+    /// They are given to no Service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = 64), inner(length(max = 50)))]
+    pub gateways: Vec<IpAddr>,
     /// The installation is being removed and this speaker has stopped announcing for good.
     #[serde(default)]
     pub withdrawn: bool,
 }
+
+/// Subnets, and gateways, that are listed at the most.
+pub const NETWORK_MOST: usize = 64;
 
 /// The versioned record by which a speaker offers itself for addresses. Every speaker ranks the same records and so
 /// comes to the same owner for each address.

@@ -1,17 +1,21 @@
 //! The node's network interfaces, followed by rtnetlink.
 //!
-//! Every notification about a link or an address leads to a new dump of all of them: the dump is the truth, the
+//! Every notification about a link, an address or a route leads to a new dump of all of them: the dump is the truth, the
 //! notification only says that there is a new one. Lost notifications (the kernel says so) are notifications too.
 
-use std::collections::BTreeMap;
+mod routes;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use fairlead_core::announce::Interface;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -34,6 +38,8 @@ pub struct Link {
     pub up: bool,
     /// The subnets of its addresses.
     pub subnets: Vec<IpNet>,
+    /// Next hops of the routes over it, those of default routes first.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// All Ethernet interfaces by name.
@@ -49,6 +55,33 @@ pub fn interfaces(links: &Links) -> BTreeMap<String, Interface> {
         .iter()
         .map(|(name, link)| (name.clone(), interface(link)))
         .collect()
+}
+
+/// Subnets that more than one machine can be in, on interfaces that work, in order; link-local ones are on every link.
+pub fn on_link_subnets(links: &Links) -> BTreeSet<IpNet> {
+    let shared = |subnet: &IpNet| subnet.prefix_len() < subnet.max_prefix_len() && !link_local(subnet.addr());
+    let working = links.values().filter(|link| link.up);
+    working
+        .flat_map(|link| link.subnets.iter().copied())
+        .filter(shared)
+        .collect()
+}
+
+/// Gateways on interfaces that work, each once: first the first of each interface, so that the important ones come
+/// first.
+pub fn gateways(links: &Links) -> Vec<IpAddr> {
+    let working: Vec<&Link> = links.values().filter(|link| link.up).collect();
+    let most = working.iter().map(|link| link.gateways.len()).max().unwrap_or(0);
+    let in_turn = (0..most).flat_map(|place| working.iter().filter_map(move |link| link.gateways.get(place)));
+    let mut seen = BTreeSet::new();
+    in_turn.copied().filter(|gateway| seen.insert(*gateway)).collect()
+}
+
+fn link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 /// Why the interfaces cannot be read.
@@ -79,6 +112,8 @@ async fn follow_once(links: &watch::Sender<Option<Links>>) -> Result<std::conver
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
     ];
     // Subscribed before the first dump, so that nothing falls between.
     let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
@@ -114,10 +149,18 @@ impl Drop for AbortOnDrop {
 async fn dump(handle: &Handle) -> Result<Links, rtnetlink::Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
-    Ok(assemble(&links, &addresses))
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let answers: Vec<RouteMessage> = handle.route().get(request).execute().try_collect().await?;
+        routes.extend(answers);
+    }
+    Ok(assemble(&links, &addresses, &routes))
 }
 
-fn assemble(links: &[LinkMessage], addresses: &[AddressMessage]) -> Links {
+fn assemble(links: &[LinkMessage], addresses: &[AddressMessage], routes: &[RouteMessage]) -> Links {
+    let mut gateways = routes::gateways(routes);
     let mut subnets: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
     for address in addresses {
         if let Some(subnet) = subnet(address) {
@@ -144,6 +187,7 @@ fn assemble(links: &[LinkMessage], addresses: &[AddressMessage]) -> Links {
                 mac,
                 up: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
                 subnets: subnets.remove(&link.header.index).unwrap_or_default(),
+                gateways: gateways.remove(&link.header.index).unwrap_or_default(),
             };
             Some((name, link))
         })
@@ -187,5 +231,50 @@ fn report(before: Option<&Links>, now: &Links) {
     }
     for name in before.keys().filter(|name| !now.contains_key(*name)) {
         debug!(interface = name, "interface gone");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, up: bool, subnets: &[&str], gateways: &[&str]) -> (String, Link) {
+        let link = Link {
+            index,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            up,
+            subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
+            gateways: gateways.iter().map(|text| text.parse().unwrap()).collect(),
+        };
+        (format!("eth{index}"), link)
+    }
+
+    fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+        items.into_iter().map(|item| item.to_string()).collect()
+    }
+
+    #[test]
+    fn only_what_is_shared_with_others_and_works() {
+        let links = Links::from([
+            link(
+                0,
+                true,
+                &["192.0.2.0/24", "192.0.2.0/24", "fe80::/64", "2001:db8::/64"],
+                &["192.0.2.1", "192.0.2.7"],
+            ),
+            link(
+                1,
+                true,
+                &["203.0.113.9/32", "2001:db8::9/128", "169.254.0.0/16"],
+                &[],
+            ),
+            link(2, false, &["198.51.100.0/24"], &["198.51.100.1"]),
+            link(3, true, &["10.0.0.0/31"], &["10.0.0.1", "192.0.2.1"]),
+        ]);
+        assert_eq!(
+            texts(on_link_subnets(&links)),
+            ["10.0.0.0/31", "192.0.2.0/24", "2001:db8::/64"]
+        );
+        assert_eq!(texts(gateways(&links)), ["192.0.2.1", "10.0.0.1", "192.0.2.7"]);
     }
 }

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use fairlead_api::NodeStateStatus;
 use fairlead_api::convert::candidacy_record;
-use fairlead_api::node_state::{AnnouncedAddress, DataPathState, HeldBack, HeldBackAddress, NodeInterface};
+use fairlead_api::node_state::{
+    AnnouncedAddress, DataPathState, HeldBack, HeldBackAddress, NETWORK_MOST, NodeInterface,
+};
 use fairlead_core::announce::Record;
 use fairlead_core::model::ServiceKey;
 use fairlead_core::reason::Reason;
@@ -15,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::datapath::Memory;
 use crate::decide::Decision;
-use crate::links::Links;
+use crate::links::{self, Links};
 
 /// Hold-backs that are listed, all reasons together; the counts are always complete.
 pub const LISTED: usize = 200;
@@ -123,6 +125,11 @@ pub fn render(
                 mac: link.mac.to_string(),
             })
             .collect(),
+        subnets: links::on_link_subnets(links)
+            .into_iter()
+            .take(NETWORK_MOST)
+            .collect(),
+        gateways: links::gateways(links).into_iter().take(NETWORK_MOST).collect(),
         withdrawn,
     }
 }
@@ -215,6 +222,47 @@ mod tests {
         // Gone and back is a new time.
         rendered(&held_back(0, "z"), &mut continued, 40);
         assert_eq!(times(&rendered(&held_back(2, "z"), &mut continued, 50)), [50, 50]);
+    }
+
+    #[test]
+    fn the_network_is_told_within_bounds_and_at_once() {
+        let links = |count: u8| {
+            let address = |n: u8| IpAddr::from([10, 0, n, 1]);
+            let link = links::Link {
+                index: 1,
+                mac: "02:00:00:00:00:01".parse().unwrap(),
+                up: true,
+                subnets: (0..count)
+                    .map(|n| format!("10.0.{n}.0/24").parse().unwrap())
+                    .collect(),
+                gateways: (0..count).rev().map(address).collect(),
+            };
+            Links::from([("eth0".to_owned(), link)])
+        };
+        let of = |count| {
+            let clock = (Instant::now(), Timestamp::UNIX_EPOCH);
+            let since = &mut Since::default();
+            render(
+                &Decision::default(),
+                &links(count),
+                &Memory::default(),
+                false,
+                since,
+                clock,
+            )
+        };
+        let full = of(100);
+        assert_eq!(
+            (full.subnets.len(), full.gateways.len()),
+            (NETWORK_MOST, NETWORK_MOST)
+        );
+        assert_eq!(
+            full.gateways[0].to_string(),
+            "10.0.99.1",
+            "the order of the routes is kept"
+        );
+        assert!(!urgent(&of(1), &of(1)));
+        assert!(urgent(&of(1), &of(2)));
     }
 
     #[test]

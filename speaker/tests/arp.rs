@@ -327,6 +327,27 @@ fn links_are_followed() {
     wait("address gone", &|link| {
         link.is_some_and(|link| !link.subnets.contains(&net))
     });
+    let has_gateways = |link: Option<&Link>, expected: &[&str]| {
+        link.is_some_and(|link| {
+            link.gateways
+                .iter()
+                .map(ToString::to_string)
+                .eq(expected.iter().copied())
+        })
+    };
+    wire.speaker_ip("route add 10.1.0.0/16 via 192.0.2.7");
+    wait("a gateway", &|link| has_gateways(link, &["192.0.2.7"]));
+    wire.speaker_ip("route add default via 192.0.2.254");
+    wire.speaker_ip("-6 addr add 2001:db8::1/64 dev eth0 nodad");
+    wire.speaker_ip("-6 route add default via 2001:db8::fe");
+    wait("default routes before others", &|link| {
+        has_gateways(link, &["192.0.2.254", "2001:db8::fe", "192.0.2.7"])
+    });
+    wire.speaker_ip("route del default");
+    wire.speaker_ip("route replace 10.1.0.0/16 nexthop via 192.0.2.8 nexthop via 192.0.2.9");
+    wait("gateways of one route", &|link| {
+        has_gateways(link, &["2001:db8::fe", "192.0.2.8", "192.0.2.9"])
+    });
     wire.speaker_ip("link set eth0 address 02:00:00:00:01:77");
     wait("new MAC", &|link| {
         link.is_some_and(|link| link.mac == "02:00:00:00:01:77".parse().unwrap())

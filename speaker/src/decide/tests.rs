@@ -99,6 +99,7 @@ fn links() -> Links {
         mac: MAC,
         up: true,
         subnets: vec!["192.0.2.0/24".parse().unwrap()],
+        gateways: Vec::new(),
     };
     Links::from([("eth0".into(), link)])
 }
