@@ -23,7 +23,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if $image.digest }}{{ $name }}@{{ $image.digest }}{{ else }}{{ $name }}:{{ $image.tag | default .Chart.AppVersion }}{{ end -}}
 {{- end }}
 
-{{/* Name of the ConfigMap that tells whether the installation is being removed. */}}
+{{/* Name of the ConfigMap that tells whether the installation is being removed, and the addresses of all pools. */}}
 {{- define "fairlead.state" -}}
 {{ .Release.Name }}-state
 {{- end }}
@@ -43,6 +43,8 @@ app.kubernetes.io/component: {{ index . 1 }}
   value: {{ include "fairlead.state" . | quote }}
 - name: FAIRLEAD_SERVE_CLASSLESS
   value: {{ .Values.serveClassless | quote }}
+- name: FAIRLEAD_METALLB_ANNOTATIONS
+  value: {{ .Values.compatibility.metallb | quote }}
 - name: FAIRLEAD_LOG_LEVEL
   value: {{ .Values.logs.level | quote }}
 - name: FAIRLEAD_LOG_FORMAT
@@ -54,6 +56,15 @@ app.kubernetes.io/component: {{ index . 1 }}
   value: {{ .Values.apiServer.port | quote }}
 {{- else if or .Values.apiServer.host .Values.apiServer.port }}
 {{- fail "apiServer.host and apiServer.port go together: give both or neither" }}
+{{- end }}
+{{- end }}
+
+{{/* Environment of the controller, and of the uninstall hook, which is the same program. */}}
+{{- define "fairlead.controllerEnv" -}}
+{{ include "fairlead.env" . }}
+{{- with .Values.finalizer }}
+- name: FAIRLEAD_SERVICE_FINALIZER
+  value: {{ . | quote }}
 {{- end }}
 {{- end }}
 
