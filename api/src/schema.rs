@@ -28,7 +28,7 @@ fn address_rules() -> Vec<Value> {
         ),
         rule(
             "!isCIDR(self) || cidr(self) == cidr(self).masked()",
-            "'\"' + self + '\" has bits set outside its prefix; write the network (192.0.2.0/24) or the address (192.0.2.1)'",
+            "'\"' + self + '\" has bits set outside its prefix: write 192.0.2.0/24, not 192.0.2.1/24'",
         ),
         rule(
             "!isCIDR(self) || cidr(self).prefixLength() >= 8",
@@ -59,7 +59,9 @@ fn address_rules() -> Vec<Value> {
 /// The bits in common are counted by eights, then one by one. Lengths of prefixes come out of a table, since the API
 /// server takes `string(n)` for a text without limit; lists of one element give names to values.
 fn in_order() -> String {
-    let table: String = (0..=128).map(|bits| format!("{:<4}", format!("/{bits}"))).collect();
+    let table: String = (0..=128)
+        .map(|bits| format!("{:<4}", format!("/{bits}")))
+        .collect();
     let network = |bits: &str| format!("cidr(f + lengths.substring(4 * ({bits}), 4 * ({bits}) + 4).trim())");
     let both_in = |bits: &str| format!("{}.containsIP(l)", network(bits));
     format!(

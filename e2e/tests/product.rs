@@ -9,7 +9,9 @@
 
 mod product {
     mod addresses;
+    mod admission;
     mod announcing;
+    mod api_only;
     mod chart;
     mod failover;
     mod fixture;
@@ -17,4 +19,5 @@ mod product {
     mod leader;
     mod power;
     mod sharing;
+    mod validation;
 }

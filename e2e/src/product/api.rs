@@ -1,5 +1,6 @@
 //! The API server for tests: objects as JSON, synchronous.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
@@ -13,6 +14,7 @@ use crate::lab::Lab;
 /// Plural and scope of the kinds that tests use: kind, plural, namespaced.
 const KINDS: &[(&str, &str, bool)] = &[
     ("AddressPool", "addresspools", false),
+    ("ConfigMap", "configmaps", true),
     ("DaemonSet", "daemonsets", true),
     ("Deployment", "deployments", true),
     ("L2Advertisement", "l2advertisements", false),
@@ -20,13 +22,16 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("Node", "nodes", false),
     ("NodeState", "nodestates", false),
     ("Pod", "pods", true),
+    ("RoleBinding", "rolebindings", true),
     ("Service", "services", true),
 ];
 
-/// The API server of a lab, with all rights.
+/// The API server of a lab, with all rights or as somebody else.
+#[derive(Clone)]
 pub struct Cluster {
-    runtime: tokio::runtime::Runtime,
+    runtime: Arc<tokio::runtime::Runtime>,
     client: Client,
+    user: Option<String>,
 }
 
 impl Cluster {
@@ -44,15 +49,31 @@ impl Cluster {
                 source,
             })?;
         let client = runtime.block_on(lab.kube())?;
-        Ok(Self { runtime, client })
+        Ok(Self {
+            runtime: Arc::new(runtime),
+            client,
+            user: None,
+        })
+    }
+
+    /// The same API server as another user, with no more than that user's rights.
+    pub fn impersonate(&self, user: &str) -> Self {
+        Self {
+            user: Some(user.to_owned()),
+            ..self.clone()
+        }
     }
 
     fn request(&self, method: &str, path: &str, kind: &str, body: Vec<u8>) -> Result<Option<Value>> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("content-type", kind)
-            .header("accept", "application/json")
+            .header("accept", "application/json");
+        if let Some(user) = &self.user {
+            request = request.header("impersonate-user", user);
+        }
+        let request = request
             .body(body)
             .map_err(|error| LabError::Refused(format!("{method} {path}: {error}")))?;
         match self.runtime.block_on(self.client.request::<Value>(request)) {
@@ -77,6 +98,26 @@ impl Cluster {
     pub fn list(&self, path: &str) -> Result<Vec<Value>> {
         let list = self.get(path)?.unwrap_or_default();
         Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Creates an object, or only tells whether it could be created.
+    ///
+    /// # Errors
+    /// What the API server refuses, with its text.
+    pub fn create(&self, manifest: &Value, dry_run: bool) -> Result<Value> {
+        let path = path_of(manifest)?;
+        let collection = path
+            .rsplit_once('/')
+            .map_or(path.as_str(), |(collection, _)| collection);
+        let dry_run = if dry_run { "?dryRun=All" } else { "" };
+        let body = manifest.to_string().into_bytes();
+        let answer = self.request(
+            "POST",
+            &format!("{collection}{dry_run}"),
+            "application/json",
+            body,
+        )?;
+        answer.ok_or_else(|| LabError::Refused(format!("{collection}: not found")))
     }
 
     /// Creates or changes an object (server-side apply).

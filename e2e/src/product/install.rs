@@ -63,6 +63,14 @@ pub fn install(lab: &Lab) -> Result<()> {
         )));
     }
     lab.load_image(&image)?;
+    install_chart(lab)
+}
+
+/// Installs the chart, or upgrades to it, whether or not the nodes have the image.
+///
+/// # Errors
+/// When Helm fails.
+pub fn install_chart(lab: &Lab) -> Result<()> {
     let chart = tree().join("charts/fairlead");
     let arguments = [
         "upgrade",
