@@ -6,11 +6,36 @@ chart=charts/fairlead
 helm() { "$LAB" tool helm "$@"; }
 
 helm lint --strict "$chart"
-rendered=$(helm template fairlead "$chart" -n fairlead-system --kube-version 1.33.0)
-echo "$rendered" | grep -q 'image: ghcr.io/fairlead-dev/fairlead:' || { echo "chart: the default image is wrong" >&2; exit 1; }
+render() { helm template fairlead "$chart" -n fairlead-system --kube-version 1.33.0 "$@"; }
+# The whole output is read: a `grep -q` in a pipe would end helm early, which counts as a failure.
+has() { # what, text, helm arguments…
+  local rendered
+  rendered=$(render "${@:3}")
+  grep -qF -- "$2" <<<"$rendered" || { echo "chart: $1: $2 is missing" >&2; exit 1; }
+}
+lacks() { # what, text, helm arguments…
+  local rendered
+  rendered=$(render "${@:3}")
+  if grep -qF -- "$2" <<<"$rendered"; then echo "chart: $1: $2 is there" >&2; exit 1; fi
+}
 digest=sha256:$(printf '%064d' 0)
-helm template fairlead "$chart" --kube-version 1.33.0 --set image.registry=registry.example:5000 --set image.digest="$digest" |
-  grep -q "image: registry.example:5000/fairlead-dev/fairlead@$digest" || { echo "chart: registry and digest are not obeyed" >&2; exit 1; }
+has "the default image" 'image: ghcr.io/fairlead-dev/fairlead:'
+has "registry and digest" "image: registry.example:5000/fairlead-dev/fairlead@$digest" \
+  --set image.registry=registry.example:5000 --set image.digest="$digest"
+for policy in external-ips-in-pools external-ips-record requests; do
+  has "policies by default" "name: fairlead-$policy"
+done
+has "the record's writer" "'system:serviceaccount:fairlead-system:fairlead-controller'"
+lacks "addresses outside pools by default" fairlead-external-ips-outside-pools
+has "addresses outside pools denied" "name: fairlead-external-ips-outside-pools" \
+  --set admissionPolicies.externalIPsOutsidePools=Deny
+lacks "policies switched off" ValidatingAdmissionPolicy \
+  --set admissionPolicies.enabled=false --set admissionPolicies.externalIPsOutsidePools=Deny
+lacks "the finalizer by default" FAIRLEAD_SERVICE_FINALIZER
+has "the finalizer" FAIRLEAD_SERVICE_FINALIZER --set finalizer=cloud
+# The three programs and the uninstall hook.
+told=$(render --set compatibility.metallb=true | grep -A1 FAIRLEAD_METALLB_ANNOTATIONS | grep -c 'value: "true"')
+[ "$told" = 4 ] || { echo "chart: compatibility.metallb reaches $told programs of 4" >&2; exit 1; }
 
 refuses() { # what, helm arguments…
   local what=$1
@@ -25,5 +50,9 @@ refuses "a port that is none" --kube-version 1.33.0 --set speaker.port=70000
 refuses "an API server's host without a port" --kube-version 1.33.0 --set apiServer.host=192.0.2.1
 refuses "a lease that ends before its leader has stopped" --kube-version 1.33.0 --set controller.leaderElection.renewDeadlineSeconds=15
 refuses "a renew deadline without a second attempt" --kube-version 1.33.0 --set controller.leaderElection.retryPeriodSeconds=9
+refuses "an unknown finalizer" --kube-version 1.33.0 --set finalizer=own
+refuses "half a decision on addresses outside pools" --kube-version 1.33.0 --set admissionPolicies.externalIPsOutsidePools=Warn
+refuses "a word for yes" --kube-version 1.33.0 --set-string admissionPolicies.enabled=yes
+refuses "an unknown compatibility" --kube-version 1.33.0 --set compatibility.cilium=true
 refuses "a Kubernetes that is too old" --kube-version 1.32.0
 echo "chart: lint and schema checks passed"

@@ -25,9 +25,9 @@ text is compared. */}}
 {{- end }}
 
 {{/* Validation: an address that CEL does not read (leading zeros, IPv4-mapped) cannot be compared with pools, but others
-might read it. The API server itself takes such addresses before Kubernetes 1.36. */}}
+might read it. `unless` is what comes before. The API server itself takes such addresses before Kubernetes 1.36. */}}
 {{- define "fairlead.plainExternalIPs" -}}
-- expression: "variables.added.all(a, isIP(a))"
+- expression: "{{ .unless }}variables.added.all(a, isIP(a))"
   reason: Forbidden
   messageExpression: >-
     '"' + variables.added.filter(a, !isIP(a)).join('", "') + '" of spec.externalIPs cannot be compared with AddressPools:' +
