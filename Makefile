@@ -14,13 +14,14 @@ IMAGE_PACKAGES := buildah nftables
 NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping conntrack socat
 CARGO_DENY := 0.20.2
 LAB := target/debug/lab
-# Names of the labs that the demo and the tests bring up.
+# Names of the labs that the demo, the tests and the benchmarks bring up.
 DEMO_LAB := demo
 TEST_LAB := test
+BENCH_LAB := bench
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##### Main job
 
@@ -53,6 +54,17 @@ e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken dow
 	trap '$(LAB) down --name $(TEST_LAB)' EXIT; \
 	$(LAB) up --name $(TEST_LAB); \
 	FAIRLEAD_LAB=$(TEST_LAB) $(CARGO) test -p fairlead-e2e --features cluster --tests --no-fail-fast -- --test-threads=1 --nocapture
+
+##### Benchmarks
+
+# Arguments of a benchmark's program, such as `make bench-controller ARGS="--services 1000"`.
+ARGS ?=
+
+.PHONY: bench-controller
+bench-controller: images ## Addresses for 10 000 Services: Fairlead's controller and MetalLB's, on a lab of their own (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
+	target/release/bench_controller --name $(BENCH_LAB) $(ARGS)
 
 ##### Building
 

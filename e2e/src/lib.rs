@@ -19,6 +19,7 @@ mod status;
 mod traffic;
 mod up;
 
+pub mod bench;
 pub mod client;
 pub mod components;
 pub mod forward;

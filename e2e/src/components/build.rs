@@ -1,6 +1,7 @@
 //! Builds one component.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::cache::Lock;
@@ -34,28 +35,7 @@ pub(super) fn build(component: &Component, lock: &Lock<'_>) -> Result<(), Compon
         fs::write(&path, text).map_err(doing("writing", &path))?;
     }
     let binary = finished.join(component.name);
-    let output = Command::new("go")
-        .args(component.go_args(&binary.to_string_lossy()))
-        .envs(ENVIRONMENT.iter().copied())
-        .current_dir(&module)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| ComponentError::Io {
-            what: "starting go".to_owned(),
-            source,
-        })?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> = text
-            .lines()
-            .filter(|line| !line.starts_with("go: downloading"))
-            .collect();
-        let output = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
-        return Err(ComponentError::Build {
-            component: component.name,
-            output,
-        });
-    }
+    go(component, &component.go_args(&binary.to_string_lossy()), &module)?;
     for program in component
         .programs()
         .iter()
@@ -64,5 +44,41 @@ pub(super) fn build(component: &Component, lock: &Lock<'_>) -> Result<(), Compon
         let link = finished.join(program);
         fs::hard_link(&binary, &link).map_err(doing("linking", &link))?;
     }
+    for (of, path) in component.keeps {
+        let args = ["list", "-m", "-f", "{{.Dir}}", of].map(String::from);
+        let source = PathBuf::from(go(component, &args, &module)?.trim()).join(path);
+        let name = source.file_name().unwrap_or_default();
+        // Read and written rather than copied: Go's module cache is read-only, and the copy must not be.
+        let bytes = fs::read(&source).map_err(doing("reading", &source))?;
+        let kept = finished.join(name);
+        fs::write(&kept, bytes).map_err(doing("writing", &kept))?;
+    }
     lock.publish(component, &finished)
+}
+
+/// Runs `go` in the module and answers with what it printed.
+fn go(component: &Component, args: &[String], module: &Path) -> Result<String, ComponentError> {
+    let output = Command::new("go")
+        .args(args)
+        .envs(ENVIRONMENT.iter().copied())
+        .current_dir(module)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| ComponentError::Io {
+            what: "starting go".to_owned(),
+            source,
+        })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with("go: downloading"))
+        .collect();
+    let output = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
+    Err(ComponentError::Build {
+        component: component.name,
+        output,
+    })
 }

@@ -126,6 +126,10 @@ fn key(component: &Component) -> String {
     }
     component.go_args("").iter().for_each(|arg| add(arg));
     component.programs().iter().for_each(|program| add(program));
+    for (module, path) in component.keeps {
+        add(module);
+        add(path);
+    }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -167,6 +171,7 @@ mod tests {
             package: ".",
             ldflags: "",
             programs: &[],
+            keeps: &[],
         };
         let tool = Component {
             package: "example.org/tool",
@@ -200,6 +205,13 @@ mod tests {
             key(&Component {
                 module: &OTHER_SUM,
                 ..tool
+            })
+        );
+        assert_ne!(
+            key(&own),
+            key(&Component {
+                keeps: &[("example.org/tool", "a.yaml")],
+                ..own
             })
         );
         // The program of another module does not contain our main.go.

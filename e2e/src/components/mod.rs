@@ -1,4 +1,5 @@
-//! Programs that the lab builds from pinned Go modules: Kubernetes, etcd, agnhost, CoreDNS and Helm.
+//! Programs that the lab builds from pinned Go modules: Kubernetes, etcd, agnhost, CoreDNS and Helm; and, for a
+//! benchmark that asks for it, MetalLB's controller.
 //!
 //! They are kept outside the checkout, each in a directory named by a hash of all that was pinned for it, so a
 //! changed pin is built anew and two checkouts share what they have in common.
@@ -14,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cache::Cache;
-use table::{COMPONENTS, Component};
+use table::{COMPONENTS, Component, METALLB_CONTROLLER};
 
 use crate::progress::Progress;
 
@@ -79,15 +80,7 @@ impl Components {
     /// No Go (only if something has to be built), a failed build, a cache that cannot be written.
     pub fn ensure(progress: &Progress) -> Result<Self, ComponentError> {
         let cache = Cache::open()?;
-        if missing(&cache).next().is_some() {
-            require_go(&cache)?;
-            let lock = cache.lock(progress)?;
-            for component in missing(&cache) {
-                progress.step(&format!("building {}", component.describe()), || {
-                    build::build(component, &lock)
-                })?;
-            }
-        }
+        build_missing(&cache, COMPONENTS, progress)?;
         let programs = COMPONENTS
             .iter()
             .flat_map(|c| {
@@ -107,7 +100,7 @@ impl Components {
     /// # Errors
     /// [`ComponentError::NoGo`] or [`ComponentError::OldGo`].
     pub fn check_toolchain() -> Result<(), ComponentError> {
-        require_go(&Cache::open()?)
+        require_go(missing(&Cache::open()?, COMPONENTS))
     }
 
     /// Path of one program: `etcd`, `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `kube-proxy`, `kubelet`,
@@ -136,15 +129,56 @@ impl Components {
     }
 }
 
-fn missing(cache: &Cache) -> impl Iterator<Item = &'static Component> {
-    COMPONENTS
-        .iter()
-        .filter(|component| !cache.directory(component).exists())
+/// MetalLB's controller, to be measured beside ours. No lab needs it, so it is built only when asked for.
+#[derive(Debug, Clone)]
+pub struct MetalLb {
+    /// The controller; a static binary.
+    pub controller: PathBuf,
+    /// The manifest of the same release, as its users apply it.
+    pub manifest: PathBuf,
 }
 
-/// Fails unless there is a Go toolchain that can build every missing component.
-fn require_go(cache: &Cache) -> Result<(), ComponentError> {
-    match missing(cache)
+impl MetalLb {
+    /// The version that is pinned.
+    pub const VERSION: &str = "v0.15.2";
+
+    /// Finds it in the cache, or builds it.
+    ///
+    /// # Errors
+    /// As [`Components::ensure`].
+    pub fn ensure(progress: &Progress) -> Result<Self, ComponentError> {
+        let cache = Cache::open()?;
+        build_missing(&cache, std::slice::from_ref(&METALLB_CONTROLLER), progress)?;
+        let directory = cache.directory(&METALLB_CONTROLLER);
+        Ok(Self {
+            controller: directory.join(METALLB_CONTROLLER.name),
+            manifest: directory.join("metallb-native.yaml"),
+        })
+    }
+}
+
+fn missing(cache: &Cache, of: &'static [Component]) -> impl Iterator<Item = &'static Component> {
+    of.iter().filter(|component| !cache.directory(component).exists())
+}
+
+fn build_missing(cache: &Cache, of: &'static [Component], progress: &Progress) -> Result<(), ComponentError> {
+    if missing(cache, of).next().is_none() {
+        return Ok(());
+    }
+    require_go(missing(cache, of))?;
+    let lock = cache.lock(progress)?;
+    // Asked again under the lock: another process may have built them meanwhile.
+    for component in missing(cache, of) {
+        progress.step(&format!("building {}", component.describe()), || {
+            build::build(component, &lock)
+        })?;
+    }
+    Ok(())
+}
+
+/// Fails unless there is a Go toolchain that can build all of these.
+fn require_go(components: impl Iterator<Item = &'static Component>) -> Result<(), ComponentError> {
+    match components
         .filter_map(|c| go::required(c.module.file("go.mod")))
         .max()
     {

@@ -13,6 +13,8 @@ pub(super) struct Component {
     pub ldflags: &'static str,
     /// The names under which the binary is started; its own if empty.
     pub programs: &'static [&'static str],
+    /// Files of a Go module that are kept beside the binary: the module, and the file's path in it.
+    pub keeps: &'static [(&'static str, &'static str)],
 }
 
 /// A Go module of the tree. The files are compiled in, so that the `lab` command works without a checkout beside it.
@@ -31,6 +33,7 @@ macro_rules! module {
 static KUBE: Module = module!("kube", "go.mod", "go.sum", "main.go");
 static COREDNS: Module = module!("coredns", "go.mod", "go.sum", "main.go");
 static HELM: Module = module!("helm", "go.mod", "go.sum");
+static METALLB: Module = module!("metallb", "go.mod", "go.sum");
 
 /// Every component, in the order in which they are built: the longest first.
 pub(super) static COMPONENTS: &[Component] = &[
@@ -49,6 +52,7 @@ pub(super) static COMPONENTS: &[Component] = &[
             "kubelet",
             "kubectl",
         ],
+        keeps: &[],
     },
     Component {
         name: "agnhost",
@@ -56,6 +60,7 @@ pub(super) static COMPONENTS: &[Component] = &[
         package: "k8s.io/kubernetes/test/images/agnhost",
         ldflags: "-X main.Version=2.63.0",
         programs: &[],
+        keeps: &[],
     },
     Component {
         name: "coredns",
@@ -63,6 +68,7 @@ pub(super) static COMPONENTS: &[Component] = &[
         package: ".",
         ldflags: "",
         programs: &[],
+        keeps: &[],
     },
     Component {
         name: "helm",
@@ -70,8 +76,19 @@ pub(super) static COMPONENTS: &[Component] = &[
         package: "helm.sh/helm/v4/cmd/helm",
         ldflags: "-X helm.sh/helm/v4/internal/version.version=v4.3.1",
         programs: &[],
+        keeps: &[],
     },
 ];
+
+/// MetalLB's controller, which only a benchmark asks for, and the manifest that its release is installed with.
+pub(super) static METALLB_CONTROLLER: Component = Component {
+    name: "metallb-controller",
+    module: &METALLB,
+    package: "go.universe.tf/metallb/controller",
+    ldflags: "",
+    programs: &[],
+    keeps: &[("go.universe.tf/metallb", "config/manifests/metallb-native.yaml")],
+};
 
 impl Component {
     /// The names under which the binary is started.

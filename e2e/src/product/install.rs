@@ -55,6 +55,14 @@ pub fn run(command: &mut Command) -> Result<String> {
 /// # Errors
 /// When the image is not built, or Helm fails.
 pub fn install(lab: &Lab) -> Result<()> {
+    install_with(lab, &[])
+}
+
+/// The same with more arguments for Helm, such as `--set=…`.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_with(lab: &Lab, more: &[&str]) -> Result<()> {
     let image = tree().join("target/images/fairlead.tar");
     if !image.is_file() {
         return Err(LabError::Refused(format!(
@@ -81,7 +89,7 @@ pub fn install_chart(lab: &Lab) -> Result<()> {
         NAMESPACE,
         "--create-namespace",
     ];
-    run(&mut lab.helm(arguments)?).map(drop)
+    run(&mut lab.helm(arguments.iter().chain(more))?).map(drop)
 }
 
 /// Waits until all controllers, speakers and node agents are ready, and a controller leads.

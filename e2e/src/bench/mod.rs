@@ -1,0 +1,13 @@
+//! Benchmarks: a load in the lab, Fairlead and a peer beside it in one run, and figures of both.
+
+mod contender;
+pub mod controller;
+mod figures;
+mod load;
+mod metallb;
+mod observe;
+pub mod report;
+mod timeline;
+mod usage;
+
+pub use contender::Contender;
