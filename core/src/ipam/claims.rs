@@ -85,7 +85,11 @@ pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]
             // What the user wrote and has taken out again does not come back, but as long as the record names it the
             // user may write it once more and would own it at once.
             let comes_back = external && !recorded.adopted;
-            let kind = if comes_back { Kind::Recorded } else { Kind::Standing };
+            let kind = if comes_back {
+                Kind::Recorded
+            } else {
+                Kind::Standing
+            };
             claim(recorded.address, kind, Place::External);
         }
     }

@@ -46,7 +46,11 @@ impl Ledger {
         }
         have.retain(|have| service.families.contains(&Family::of(have.address)));
         Some(match (self.choose(id, service, &have), firm(&have), lost) {
-            (Ok((addresses, note)), _, lost) => Outcome::Assigned { addresses, note, lost },
+            (Ok((addresses, note)), _, lost) => Outcome::Assigned {
+                addresses,
+                note,
+                lost,
+            },
             (Err(refusal), kept, lost) if !kept.is_empty() => Outcome::Assigned {
                 addresses: kept,
                 note: Some(refusal),

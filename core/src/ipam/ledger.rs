@@ -138,7 +138,10 @@ impl Ledger {
         };
         if let Some(before) = self.entries.insert(id, entry) {
             let entry = &self.entries[&id];
-            let no_more = before.asked.iter().filter(|address| !entry.asked.contains(address));
+            let no_more = before
+                .asked
+                .iter()
+                .filter(|address| !entry.asked.contains(address));
             forget(&mut self.asking, id, no_more);
         }
         self.reclaim(id, &before, &claims, (old_key.as_deref(), new_key.as_deref()));
@@ -324,12 +327,12 @@ impl Ledger {
 
     /// Adds a decision to the counts of the pools, or takes it out of them.
     fn count(&mut self, id: Id, decision: &Decision, add: bool) {
-        for (address, pool) in addresses(decision) {
-            // The record of an address that is in no pool says what it likes.
-            if self.rules.config.pool_of(address).is_none() {
+        for (address, _) in given(decision) {
+            // Whatever the record says: of an address in no pool, or in another one by now.
+            let Some(pool) = self.rules.config.pool_of(address) else {
                 continue;
-            }
-            let given = self.pools.entry(pool.to_owned()).or_default();
+            };
+            let given = self.pools.entry(pool.name.clone()).or_default();
             let holders = given.holders.entry(address).or_default();
             let before = holders.len();
             if add {
@@ -351,7 +354,7 @@ impl Ledger {
                 given.holders.remove(&address);
             }
             if given.holders.is_empty() {
-                self.pools.remove(pool);
+                self.pools.remove(&pool.name);
             }
         }
     }
@@ -363,23 +366,11 @@ impl Ledger {
     }
 }
 
-/// The addresses that a decision gives, each with its pool.
-pub(super) fn addresses(decision: &Decision) -> impl Iterator<Item = (IpAddr, &str)> {
-    let ingress = match &decision.ingress {
-        Some(Outcome::Assigned { addresses, .. }) => addresses.as_slice(),
-        _ => &[],
-    };
-    let external = decision.external.iter().flat_map(|external| &external.addresses);
-    ingress
-        .iter()
-        .map(|(address, pool)| (*address, pool.as_str()))
-        .chain(external.map(|external| (external.address, external.pool.as_str())))
-}
-
 /// The addresses that a Service asks for by name.
 fn asked(rules: &Rules, service: &Service) -> Vec<IpAddr> {
     let mut asked = wish(service, rules.class.metallb).unwrap_or_default().addresses;
-    if let Some(Ok(ExternalWish::Addresses(addresses))) = service.external_wish.as_deref().map(external_wish) {
+    if let Some(Ok(ExternalWish::Addresses(addresses))) = service.external_wish.as_deref().map(external_wish)
+    {
         asked.extend(addresses);
     }
     asked.extend(&service.external_ips);
@@ -420,6 +411,7 @@ fn with_planned(
     claims
 }
 
+/// The addresses that a decision gives.
 fn given(decision: &Decision) -> impl Iterator<Item = (IpAddr, Place)> {
     let ingress = match &decision.ingress {
         Some(Outcome::Assigned { addresses, .. }) => addresses.as_slice(),

@@ -1,8 +1,14 @@
+mod external;
+mod families;
+mod keeping;
+mod pools;
+mod requests;
+mod sharing;
 mod simulation;
 
 use super::*;
 use crate::config::{RawPool, compile};
-use crate::model::{AssignedRecord, Family};
+use crate::model::{AssignedRecord, ExternalRecord, Wishes};
 use crate::ownership::ClassPolicy;
 use crate::range::IpRange;
 use crate::testing::{pool, service};
@@ -20,6 +26,14 @@ fn rules(pools: &[RawPool]) -> Rules {
     Rules::new(compile(pools, &[]).config, DEFAULT)
 }
 
+/// `rules` with the addresses of a node.
+fn with_node(rules: Rules, addresses: &[&str]) -> Rules {
+    let never = addresses
+        .iter()
+        .map(|a| (IpRange::from(ip(a)), "an address of node n".to_owned()));
+    rules.with_never(never)
+}
+
 fn record(addresses: &[&str], since: i64) -> Option<AssignedRecord> {
     Some(AssignedRecord {
         addresses: addresses.iter().map(|a| (ip(a), "a".into())).collect(),
@@ -34,6 +48,31 @@ fn holding(name: &str, addresses: &[&str], since: i64) -> Service {
         assigned: record(addresses, since),
         ..service(name)
     }
+}
+
+fn wishing(address: &str, service: Service) -> Service {
+    Service {
+        requested: Some(address.into()),
+        ..service
+    }
+}
+
+fn from_pools(pools: &str, service: Service) -> Service {
+    let wishes = Wishes {
+        pools: Some(pools.into()),
+        ..service.wishes.clone()
+    };
+    Service { wishes, ..service }
+}
+
+/// A ledger that has decided for these Services.
+fn ledger_of(rules: Rules, services: &[Service]) -> Ledger {
+    let mut ledger = Ledger::new(rules);
+    for service in services {
+        ledger.set(Arc::new(service.clone()), vec![]);
+    }
+    ledger.settle();
+    ledger
 }
 
 fn plan_of(rules: Rules, services: &[Service]) -> BTreeMap<ServiceKey, Decision> {
@@ -54,65 +93,54 @@ fn shown(plan: &BTreeMap<ServiceKey, Decision>, name: &str) -> String {
     }
 }
 
-#[test]
-fn new_services_get_the_lowest_free_address_in_order_of_age_then_name() {
-    let rules = rules(&[
-        pool("b", &["192.0.2.0/31"]),
-        pool("a", &["198.51.100.9", "198.51.100.3"]),
-    ]);
-    let aged = |name: &str, created| Service {
-        created,
-        ..service(name)
-    };
-    let services = [aged("young", 9), aged("z", 1), aged("y", 1), aged("last", 10)];
-    let plan = plan_of(rules, &services);
-    assert_eq!(shown(&plan, "y"), "198.51.100.3/a");
-    assert_eq!(shown(&plan, "z"), "198.51.100.9/a");
-    assert_eq!(shown(&plan, "young"), "192.0.2.0/b");
-    assert_eq!(shown(&plan, "last"), "192.0.2.1/b");
+/// What is decided in a ledger, as `shown`.
+fn told(ledger: &Ledger, name: &str) -> String {
+    let key = ServiceKey::new("default", name);
+    let decision = ledger.decision(&key).unwrap().clone();
+    shown(&[(key, decision)].into(), name)
 }
 
-#[test]
-fn what_is_held_is_kept_and_gaps_are_filled() {
-    let node = (IpRange::from(ip("192.0.2.1")), "an address of node n".to_owned());
-    let rules = rules(&[pool("a", &["192.0.2.0/29"])]).with_never([node]);
-    let services = [
-        service("new"),
-        holding("x", &["192.0.2.0"], 1),
-        holding("y", &["192.0.2.2"], 1),
-    ];
-    let mut ledger = Ledger::new(rules);
-    for service in services {
-        ledger.set(Arc::new(service), vec![]);
+/// Every sentence of the decision.
+fn message(plan: &BTreeMap<ServiceKey, Decision>, name: &str) -> String {
+    let decision = &plan[&ServiceKey::new("default", name)];
+    let mut messages: Vec<&str> = Vec::new();
+    match &decision.ingress {
+        Some(Outcome::Refused(refusal) | Outcome::LeftAlone(refusal)) => messages.push(&refusal.message),
+        Some(Outcome::Assigned { note, lost, .. }) => {
+            messages.extend(note.iter().chain(lost).map(|refusal| refusal.message.as_str()));
+        }
+        None => {}
     }
-    ledger.settle();
-    let plan: BTreeMap<ServiceKey, Decision> = ledger
-        .decisions()
-        .map(|(key, decision)| (key.clone(), decision.clone()))
-        .collect();
-    assert_eq!(shown(&plan, "x"), "192.0.2.0/a");
-    assert_eq!(shown(&plan, "y"), "192.0.2.2/a");
-    assert_eq!(shown(&plan, "new"), "192.0.2.3/a", "192.0.2.1 is a node's");
-    let usage = Usage {
-        total: 7,
-        assigned: 3,
-        available: 4,
-    };
-    assert_eq!(ledger.pool("a").v4, Some(usage));
-    assert_eq!(ledger.claimed().len(), 3);
+    let note = decision
+        .external
+        .iter()
+        .filter_map(|external| external.note.as_ref());
+    messages.extend(note.map(|refusal| refusal.message.as_str()));
+    messages.join("; ")
 }
 
-#[test]
-fn both_families_in_their_order_from_one_pool() {
-    let rules = rules(&[
-        pool("a", &["192.0.2.0/29"]),
-        pool("b", &["198.51.100.0/29", "2001:db8::1-2001:db8::1"]),
-    ]);
-    let dual = |name: &str| Service {
-        families: vec![Family::V6, Family::V4],
-        ..service(name)
+/// The external IPs: `192.0.2.1/a`, `*` for an adopted one, and `!Reason` for a note.
+fn external(plan: &BTreeMap<ServiceKey, Decision>, name: &str) -> String {
+    let Some(external) = &plan[&ServiceKey::new("default", name)].external else {
+        return "-".to_owned();
     };
-    let plan = plan_of(rules, &[dual("s"), dual("t")]);
-    assert_eq!(shown(&plan, "s"), "2001:db8::1/b+198.51.100.0/b");
-    assert_eq!(shown(&plan, "t"), "192.0.2.0/a!FamilyMissing");
+    let one = |external: &ExternalAddress| {
+        let mark = if external.adopted { "*" } else { "" };
+        format!("{}/{}{mark}", external.address, external.pool)
+    };
+    let parts: Vec<String> = external.addresses.iter().map(one).collect();
+    let note = external.note.as_ref().map(|note| format!("!{}", note.reason));
+    parts.join("+") + &note.unwrap_or_default()
+}
+
+fn external_record(addresses: &[(&str, bool)], since: i64) -> Option<ExternalRecord> {
+    let one = |(address, adopted): &(&str, bool)| ExternalAddress {
+        address: ip(address),
+        pool: "a".into(),
+        adopted: *adopted,
+    };
+    Some(ExternalRecord {
+        addresses: addresses.iter().map(one).collect(),
+        since,
+    })
 }

@@ -67,7 +67,9 @@ impl Script {
     fn parse(text: &str) -> Self {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let leaders = lines.next().expect("the number of leaders").parse().unwrap();
-        let steps = lines.map(|line| serde_json::from_str(line).expect(line)).collect();
+        let steps = lines
+            .map(|line| serde_json::from_str(line).expect(line))
+            .collect();
         Self { leaders, steps }
     }
 
@@ -138,7 +140,8 @@ impl Simulation {
         oracle::decisions(controller);
         let requests = controller.act(me, self.world.now);
         let any = !requests.is_empty();
-        self.requests.extend(requests.into_iter().map(|request| (request, true)));
+        self.requests
+            .extend(requests.into_iter().map(|request| (request, true)));
         any
     }
 
@@ -233,7 +236,11 @@ impl Simulation {
             assert_eq!(config, controller.ledger.rules().config);
         }
         for (_, pool) in self.world.pools.values() {
-            assert!(!pool.deleting || !pool.retained.is_empty(), "{} is held by nobody", pool.name);
+            assert!(
+                !pool.deleting || !pool.retained.is_empty(),
+                "{} is held by nobody",
+                pool.name
+            );
         }
         let world = &mut self.world;
         world.forged.clear();

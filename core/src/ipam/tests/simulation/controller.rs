@@ -171,7 +171,10 @@ impl Controller {
             }
             let state = self.ledger.pool(name);
             let config = &self.ledger.rules().config;
-            let ranges = config.pools.get(name).map_or(&[][..], |pool| pool.ranges.as_slice());
+            let ranges = config
+                .pools
+                .get(name)
+                .map_or(&[][..], |pool| pool.ranges.as_slice());
             let after = if pool.deleting && state.retained.is_empty() {
                 After::PoolGone(name.clone())
             } else {
@@ -268,10 +271,16 @@ fn written_status(observed: &Service, decision: &Decision, now: i64) -> Service 
             after.foreign_ingress = false;
             after.ingress = addresses.iter().map(|(address, _)| *address).collect();
             let same = |record: &&AssignedRecord| {
-                let set = |list: &[(IpAddr, String)]| list.iter().map(|(address, _)| *address).collect::<BTreeSet<_>>();
+                let set = |list: &[(IpAddr, String)]| {
+                    list.iter().map(|(address, _)| *address).collect::<BTreeSet<_>>()
+                };
                 set(&record.addresses) == set(addresses)
             };
-            let since = observed.assigned.as_ref().filter(same).map_or(now, |record| record.since);
+            let since = observed
+                .assigned
+                .as_ref()
+                .filter(same)
+                .map_or(now, |record| record.since);
             let addresses = addresses.clone();
             after.assigned = Some(AssignedRecord { addresses, since });
         }
@@ -292,9 +301,14 @@ fn written_status(observed: &Service, decision: &Decision, now: i64) -> Service 
 
 fn written_spec(observed: &Service, decision: &Decision, now: i64) -> Service {
     let mut after = observed.clone();
-    let addresses = decision.external.as_ref().map_or(&[][..], |external| external.addresses.as_slice());
+    let addresses = decision
+        .external
+        .as_ref()
+        .map_or(&[][..], |external| external.addresses.as_slice());
     for recorded in observed.external.iter().flat_map(|record| &record.addresses) {
-        let stays = addresses.iter().any(|external| external.address == recorded.address);
+        let stays = addresses
+            .iter()
+            .any(|external| external.address == recorded.address);
         if !recorded.adopted && !stays {
             after.external_ips.retain(|address| *address != recorded.address);
         }
@@ -308,7 +322,11 @@ fn written_spec(observed: &Service, decision: &Decision, now: i64) -> Service {
         let before = record.addresses.iter().map(|external| external.address);
         before.collect::<BTreeSet<_>>() == addresses.iter().map(|external| external.address).collect()
     };
-    let since = observed.external.as_ref().filter(same).map_or(now, |record| record.since);
+    let since = observed
+        .external
+        .as_ref()
+        .filter(same)
+        .map_or(now, |record| record.since);
     after.external = (!addresses.is_empty()).then(|| ExternalRecord {
         addresses: addresses.to_vec(),
         since,

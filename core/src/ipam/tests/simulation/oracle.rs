@@ -47,9 +47,18 @@ pub(super) fn no_address_twice(world: &World) {
 pub(super) fn no_double_assignment(world: &World) {
     let raw: Vec<_> = world.pools.values().map(|(_, pool)| pool.clone()).collect();
     let config = compile(&raw, &[]).config;
-    let ownership = resolve(world.services.values().map(|(_, s)| s), &config, super::super::DEFAULT);
+    let ownership = resolve(
+        world.services.values().map(|(_, s)| s),
+        &config,
+        super::super::DEFAULT,
+    );
     for (key, address, refusal) in ownership.refused {
-        assert_ne!(refusal.reason, Reason::DoubleAssignment, "{key} {address}: {}", refusal.message);
+        assert_ne!(
+            refusal.reason,
+            Reason::DoubleAssignment,
+            "{key} {address}: {}",
+            refusal.message
+        );
     }
 }
 
@@ -68,14 +77,21 @@ pub(super) fn decisions(controller: &Controller) {
                     Place::Ingress => gives_up_ingress(rules, service, *address, decision),
                     Place::External => gives_up_external(rules, service, *address, decision),
                 };
-            assert!(cause, "{} loses {address} ({place:?}) without need: {decision:?}\n{service:?}", service.key);
+            assert!(
+                cause,
+                "{} loses {address} ({place:?}) without need: {decision:?}\n{service:?}",
+                service.key
+            );
         }
     }
 }
 
 fn counts(ledger: &Ledger, view: &[(Service, Vec<IpAddr>)]) {
     let rules = ledger.rules();
-    let decided: BTreeSet<IpAddr> = ledger.decisions().flat_map(|(_, decision)| given(decision)).collect();
+    let decided: BTreeSet<IpAddr> = ledger
+        .decisions()
+        .flat_map(|(_, decision)| given(decision))
+        .collect();
     let mut claimed = decided.clone();
     for (service, held) in view {
         claimed.extend(named(service));
@@ -97,15 +113,29 @@ fn counts(ledger: &Ledger, view: &[(Service, Vec<IpAddr>)]) {
             let free = u64::try_from(free.count()).unwrap();
             let assigned = u64::try_from(decided.iter().filter(|address| of_pool(address)).count()).unwrap();
             let usage = usage.unwrap_or_default();
-            assert_eq!((usage.available, usage.assigned), (free, assigned), "{} {family}", pool.name);
+            assert_eq!(
+                (usage.available, usage.assigned),
+                (free, assigned),
+                "{} {family}",
+                pool.name
+            );
         }
         let outside = |address: &IpAddr| {
             let owner = rules.config.pool_of(*address);
             owner.is_some_and(|owner| owner.name == pool.name) && !pool.contains(*address)
         };
         let live = decided.iter().copied().filter(outside);
-        assert!(live.collect::<BTreeSet<_>>().is_subset(&state.retained), "{}: {state:?}", pool.name);
-        assert!(state.retained.iter().all(|address| claimed.contains(address) && outside(address)));
+        assert!(
+            live.collect::<BTreeSet<_>>().is_subset(&state.retained),
+            "{}: {state:?}",
+            pool.name
+        );
+        assert!(
+            state
+                .retained
+                .iter()
+                .all(|address| claimed.contains(address) && outside(address))
+        );
     }
 }
 
@@ -141,7 +171,12 @@ pub(super) fn settled(controller: &Controller) {
                 };
                 let for_it = pool.auto_assign && ledger.rules().allows(pool, service);
                 let free = usage.map_or(0, |usage| usage.available);
-                assert!(!for_it || free == 0, "{} waits while {} has {free}", service.key, pool.name);
+                assert!(
+                    !for_it || free == 0,
+                    "{} waits while {} has {free}",
+                    service.key,
+                    pool.name
+                );
             }
         }
     }
@@ -188,7 +223,8 @@ fn gives_up_ingress(rules: &Rules, service: &Service, address: IpAddr, decision:
     let instead = addresses.iter().filter(|(given, _)| Family::of(*given) == family);
     let unwished = |name: &String| !wish.pools.is_empty() && !wish.pools.contains(name);
     instead.into_iter().any(|(given, _)| {
-        let extra = service.ingress.contains(given) && owned.as_ref().is_some_and(|record| record.names(*given));
+        let extra =
+            service.ingress.contains(given) && owned.as_ref().is_some_and(|record| record.names(*given));
         extra || renumbers(pool, address) || pool.is_some_and(|pool| unwished(&pool.name))
     })
 }
@@ -218,7 +254,10 @@ fn gives_up_external(rules: &Rules, service: &Service, address: IpAddr, decision
     let given = decision.external.iter().flat_map(|external| &external.addresses);
     let mut instead = given.filter(|external| Family::of(external.address) == family && !external.adopted);
     instead.any(|external| {
-        let extra = service.external.as_ref().is_some_and(|record| record.names(external.address));
+        let extra = service
+            .external
+            .as_ref()
+            .is_some_and(|record| record.names(external.address));
         extra || renumbers(pool, address) || pool.is_some_and(|pool| !names.contains(&pool.name))
     })
 }

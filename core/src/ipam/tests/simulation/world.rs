@@ -120,7 +120,14 @@ impl World {
         self.version += 1;
         let key = service.key.clone();
         let lately = self.lately.entry(key.clone()).or_default();
-        let shares = |s: &Service| (s.wishes.sharing_key.clone(), s.ports.clone(), s.policy, s.selector.clone());
+        let shares = |s: &Service| {
+            (
+                s.wishes.sharing_key.clone(),
+                s.ports.clone(),
+                s.policy,
+                s.selector.clone(),
+            )
+        };
         if lately.iter().all(|known| shares(known) != shares(&service)) {
             lately.push(service.clone());
         }
@@ -222,7 +229,11 @@ fn edit_service(service: &mut Service, edit: &Edit, now: i64) {
     let some = |n: u8, texts: &[&str]| texts.get(usize::from(n)).map(|text| (*text).to_owned());
     match *edit {
         Edit::Balancer(yes) => {
-            service.kind = if yes { ServiceType::LoadBalancer } else { ServiceType::ClusterIp };
+            service.kind = if yes {
+                ServiceType::LoadBalancer
+            } else {
+                ServiceType::ClusterIp
+            };
         }
         Edit::Class(n) => service.class = some(n, &[CLASS, "other.example/lb"]),
         Edit::Families(n) => {
@@ -242,11 +253,18 @@ fn edit_service(service: &mut Service, edit: &Edit, now: i64) {
         }
         Edit::Port(n) => service.ports[0].port = 80 + u16::from(n % 3),
         Edit::Local(yes) => {
-            service.policy = if yes { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+            service.policy = if yes {
+                TrafficPolicy::Local
+            } else {
+                TrafficPolicy::Cluster
+            };
         }
         Edit::Key(n) => service.wishes.sharing_key = some(n, &["k", "l"]),
         Edit::Label(yes) => {
-            service.labels = yes.then(|| ("tier".to_owned(), "gold".to_owned())).into_iter().collect();
+            service.labels = yes
+                .then(|| ("tier".to_owned(), "gold".to_owned()))
+                .into_iter()
+                .collect();
         }
         Edit::Request(n) => {
             service.requested = match n {
@@ -305,7 +323,12 @@ fn edit_pool(pool: &mut RawPool, edit: &PoolEdit) {
                 _ => Ok(Some(Access::default())),
             }
         }
-        PoolEdit::Reserve(n) => pool.reserved = (n < ADDRESSES).then(|| address(n).to_string()).into_iter().collect(),
+        PoolEdit::Reserve(n) => {
+            pool.reserved = (n < ADDRESSES)
+                .then(|| address(n).to_string())
+                .into_iter()
+                .collect()
+        }
         PoolEdit::AvoidBuggy(yes) => pool.avoid_buggy = yes,
         PoolEdit::For(n) => {
             let mut allocation = Allocation {
