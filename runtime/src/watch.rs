@@ -133,6 +133,7 @@ pub async fn follow_and_relist<K, T, I>(
             event = events.next() => event,
         };
         let Some(event) = event else { return };
+        let beginning = matches!(event, Ok(Event::Init));
         let changed = match event {
             Err(error) => {
                 // The first failure is news, the following ones are the same news.
@@ -176,7 +177,7 @@ pub async fn follow_and_relist<K, T, I>(
             }
             Ok(Event::Delete(object)) => shared.with(|index| table(index).delete(&key(&object))),
         };
-        if failing {
+        if failing && !beginning {
             info!(kind, "watch works again");
             failing = false;
         }
@@ -239,25 +240,43 @@ fn key<K: Resource>(object: &K) -> String {
     }
 }
 
-/// 200 ms, doubling up to 5 s: after an outage of the API server, events are wanted soon.
+/// 200 ms, doubling up to 5 s: after an outage of the API server, events are wanted soon. It begins anew when the last
+/// failure was a while ago, and not at any success: each attempt to list begins with an event, also one that then fails.
 #[derive(Default)]
 pub(crate) struct Retry {
     failures: u32,
+    last: Option<Instant>,
+}
+
+/// Longer than the longest wait.
+const CALM: Duration = Duration::from_secs(10);
+
+impl Retry {
+    fn failed(&mut self, now: Instant) -> Duration {
+        let wait = Duration::from_millis(200 << self.failures.min(5)).min(Duration::from_secs(5));
+        self.failures += 1;
+        self.last = Some(now);
+        wait
+    }
+
+    fn succeeded(&mut self, now: Instant) {
+        if self.last.is_some_and(|last| now >= last + CALM) {
+            *self = Self::default();
+        }
+    }
 }
 
 impl Iterator for Retry {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let wait = Duration::from_millis(200 << self.failures.min(5)).min(Duration::from_secs(5));
-        self.failures += 1;
-        Some(wait)
+        Some(self.failed(Instant::now()))
     }
 }
 
 impl Backoff for Retry {
     fn reset(&mut self) {
-        self.failures = 0;
+        self.succeeded(Instant::now());
     }
 }
 

@@ -6,12 +6,17 @@ use super::*;
 use crate::fake_api::FakeApi;
 
 #[test]
-fn retry_doubles_up_to_five_seconds_and_starts_again() {
-    let mut retry = Retry::default();
-    let waits: Vec<u128> = retry.by_ref().take(7).map(|wait| wait.as_millis()).collect();
+fn retry_doubles_up_to_five_seconds_and_starts_again_after_a_calm_while() {
+    let (mut retry, now) = (Retry::default(), Instant::now());
+    let mut waits = vec![];
+    for _ in 0..7 {
+        // Each attempt begins well and then fails.
+        retry.succeeded(now);
+        waits.push(retry.failed(now).as_millis());
+    }
     assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000]);
-    retry.reset();
-    assert_eq!(retry.next(), Some(Duration::from_millis(200)));
+    retry.succeeded(now + CALM);
+    assert_eq!(retry.failed(now + CALM), Duration::from_millis(200));
 }
 
 #[tokio::test]
