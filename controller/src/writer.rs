@@ -20,7 +20,7 @@ use crate::terms::stopped;
 use crate::writes::{Ended, Object};
 
 /// Writes under way at once.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 16;
 /// A write without an answer for so long has an unknown outcome. Less, if another could lead by then.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Figures are brought up to date so often at the most.

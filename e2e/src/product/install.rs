@@ -71,14 +71,14 @@ pub fn install_with(lab: &Lab, more: &[&str]) -> Result<()> {
         )));
     }
     lab.load_image(&image)?;
-    install_chart(lab)
+    install_chart(lab, more)
 }
 
-/// Installs the chart, or upgrades to it, whether or not the nodes have the image.
+/// Installs the chart, or upgrades to it, whether or not the nodes have the image, with more arguments for Helm.
 ///
 /// # Errors
 /// When Helm fails.
-pub fn install_chart(lab: &Lab) -> Result<()> {
+pub fn install_chart(lab: &Lab, more: &[&str]) -> Result<()> {
     let chart = tree().join("charts/fairlead");
     let arguments = [
         "upgrade",

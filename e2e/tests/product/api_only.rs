@@ -25,7 +25,7 @@ impl ApiOnly {
             .and_then(|lab| Lab::open(&lab))
             .unwrap();
         let cluster = Cluster::connect(&lab).unwrap();
-        INSTALL.call_once(|| install::install_chart(&lab).unwrap());
+        INSTALL.call_once(|| install::install_chart(&lab, &[]).unwrap());
         let name = format!("e2e-{name}");
         cluster.apply(&manifests::namespace(&name)).unwrap();
         let test = Self { lab, cluster, name };
