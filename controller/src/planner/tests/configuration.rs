@@ -157,10 +157,15 @@ fn a_pool_that_wants_it_has_its_services_renumbered() {
         &mut cluster,
         &json!({"spec": {"addresses": ["192.0.2.2/31"], "onRemove": "Reassign"}}),
     );
+    let events = cluster.settle();
+    // Until the Service has moved, the address is in use.
+    assert!(events[0].starts_with("Warning InUse"), "{events:?}");
     assert_eq!(
-        cluster.settle(),
+        events[1..],
         ["Normal Reassigned: assigned 192.0.2.2 from pool blue (was 192.0.2.0)"]
     );
+    cluster.after(500).settle();
+    assert_eq!(pool_status(&cluster)["conditions"][0]["reason"], "Accepted");
 }
 
 #[test]
