@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use fairlead_api::NodeState;
+use fairlead_api::{NodeState, NodeStateStatus};
 use fairlead_core::model::NodeName;
 use fairlead_core::range::IpRange;
 use fairlead_core::reason::Reason;
+use ipnet::IpNet;
 
 /// What one node says of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl NodeView {
             }
         }
         Some(Self {
-            network: Vec::new(),
+            network: network(&status),
             node,
             announced,
             held_back,
@@ -65,10 +66,59 @@ impl NodeView {
     }
 }
 
+/// The addresses of subnets and of gateways that no host of them may have.
+fn network(status: &NodeStateStatus) -> Vec<(IpRange, String)> {
+    let mut network: Vec<(IpRange, String)> = Vec::new();
+    for gateway in &status.gateways {
+        network.push((IpRange::from(*gateway), "a gateway of the nodes".to_owned()));
+    }
+    for net in &status.subnets {
+        let of = |what: &str| format!("the {what} address of the nodes' subnet {}", net.trunc());
+        // Links between two hosts use all of their addresses.
+        if net.prefix_len() + 1 >= net.max_prefix_len() {
+            continue;
+        }
+        match net {
+            IpNet::V4(_) => {
+                network.push((IpRange::from(net.network()), of("network")));
+                network.push((IpRange::from(net.broadcast()), of("broadcast")));
+            }
+            IpNet::V6(_) => network.push((IpRange::from(net.network()), of("subnet-router anycast"))),
+        }
+    }
+    network
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn gateways_and_the_ends_of_subnets_are_given_to_nobody() {
+        let object: NodeState = serde_json::from_value(json!({
+            "apiVersion": "fairlead.dev/v1alpha1", "kind": "NodeState", "metadata": {"name": "n1"}, "spec": {},
+            "status": {
+                "subnets": ["192.0.2.0/24", "198.51.100.6/31", "203.0.113.9/32", "2001:db8::/64", "2001:db8:1::2/127"],
+                "gateways": ["192.0.2.1", "2001:db8::1"],
+            },
+        }))
+        .unwrap();
+        let network = NodeView::new(&object).unwrap().network;
+        let told: Vec<(String, &str)> = network
+            .iter()
+            .map(|(range, what)| (range.first().to_string(), what.as_str()))
+            .collect();
+        let expected = [
+            ("192.0.2.1", "a gateway of the nodes"),
+            ("2001:db8::1", "a gateway of the nodes"),
+            ("192.0.2.0", "the network address of the nodes' subnet 192.0.2.0/24"),
+            ("192.0.2.255", "the broadcast address of the nodes' subnet 192.0.2.0/24"),
+            ("2001:db8::", "the subnet-router anycast address of the nodes' subnet 2001:db8::/64"),
+        ];
+        assert_eq!(told, expected.map(|(address, what)| (address.to_owned(), what)));
+        assert!(network.iter().all(|(range, _)| range.first() == range.last()));
+    }
 
     fn state(sequence: i64, claim: Option<i64>) -> NodeState {
         serde_json::from_value(json!({

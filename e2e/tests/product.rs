@@ -9,15 +9,22 @@
 
 mod product {
     mod addresses;
+    mod addressing;
     mod admission;
     mod announcing;
     mod api_only;
     mod chart;
+    mod external;
     mod failover;
+    mod families;
     mod fixture;
     mod forwarding;
     mod leader;
+    mod lifecycle;
+    mod pools;
     mod power;
+    mod requests;
+    mod settings;
     mod sharing;
     mod validation;
 }

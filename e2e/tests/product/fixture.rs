@@ -39,10 +39,33 @@ impl Fixture {
             install::wait_ready(&cluster, Duration::from_secs(120)).unwrap();
         });
         let name = format!("e2e-{name}");
-        cluster.apply(&manifests::namespace(&name)).unwrap();
-        cluster.apply(&manifests::pool(&name, addresses)).unwrap();
-        cluster.apply(&manifests::advertisement(&name, &name)).unwrap();
-        Self { lab, cluster, name }
+        let fixture = Self { lab, cluster, name };
+        fixture.namespace("", &Value::Null);
+        let cluster = &fixture.cluster;
+        cluster
+            .apply(&manifests::pool(&fixture.name, addresses))
+            .unwrap();
+        cluster
+            .apply(&manifests::advertisement(&fixture.name, &fixture.name))
+            .unwrap();
+        fixture
+    }
+
+    /// A namespace with labels, of the fixture's name and a suffix; it goes with the fixture.
+    pub fn namespace(&self, suffix: &str, labels: &Value) -> String {
+        let name = format!("{}{suffix}", self.name);
+        let mut manifest = manifests::namespace(&name);
+        manifest["metadata"]["labels"] = labels.clone();
+        // One of the same name may still be on its way out.
+        wait_for(&format!("namespace {name}"), POD_START, || {
+            let namespace = self.cluster.apply(&manifest).map_err(|e| e.to_string())?;
+            if namespace["status"]["phase"] == "Terminating" {
+                return Err("terminating".into());
+            }
+            Ok(())
+        })
+        .unwrap();
+        name
     }
 
     /// A Service with web servers `<service>-<node>` on the given nodes, all ready, and its address assigned.
@@ -77,8 +100,10 @@ impl Fixture {
         .unwrap();
     }
 
+    /// The path of a Service: `name`, or `namespace/name` if it is not in the fixture's namespace.
     pub fn service_path(&self, service: &str) -> String {
-        format!("/api/v1/namespaces/{}/services/{service}", self.name)
+        let (namespace, name) = service.split_once('/').unwrap_or((&self.name, service));
+        format!("/api/v1/namespaces/{namespace}/services/{name}")
     }
 
     pub fn service(&self, service: &str) -> Value {
@@ -222,24 +247,37 @@ impl Drop for Fixture {
             let _ = self.lab.exec(place, ["nft", "delete", "table", "inet", "e2e"]);
         }
         // Services first, so that the next test finds the addresses free. Pods may take their time.
-        let services = format!("/api/v1/namespaces/{}/services", self.name);
-        let names = self.cluster.list(&services).unwrap_or_default();
-        let names = names
+        let own = |path: &str, prefix: &str| {
+            let items = self.cluster.list(path).unwrap_or_default();
+            let names = items
+                .iter()
+                .filter_map(|item| item["metadata"]["name"].as_str().map(str::to_owned));
+            names
+                .filter(|name| name.starts_with(prefix))
+                .map(|name| format!("{path}/{name}"))
+                .collect::<Vec<_>>()
+        };
+        let namespaces = own("/api/v1/namespaces", &self.name);
+        let mut paths: Vec<String> = namespaces
             .iter()
-            .filter_map(|service| service["metadata"]["name"].as_str());
-        let mut paths: Vec<String> = names.map(|name| self.service_path(name)).collect();
-        paths.push(format!(
-            "/apis/fairlead.dev/v1alpha1/l2advertisements/{}",
-            self.name
-        ));
-        paths.push(format!("/apis/fairlead.dev/v1alpha1/addresspools/{}", self.name));
+            .flat_map(|namespace| own(&format!("{namespace}/services"), ""))
+            .collect();
+        for kind in ["l2advertisements", "addresspools"] {
+            paths.extend(own(&format!("/apis/fairlead.dev/v1alpha1/{kind}"), &self.name));
+        }
+        // All at once, then one by one until they are gone.
+        for path in &paths {
+            let _ = self.cluster.delete(path);
+        }
         for path in paths {
             if let Err(error) = self.cluster.delete_and_wait(&path, SOON) {
                 eprintln!("cleaning up: {error}");
             }
         }
-        if let Err(error) = self.cluster.delete(&format!("/api/v1/namespaces/{}", self.name)) {
-            eprintln!("cleaning up: {error}");
+        for path in namespaces {
+            if let Err(error) = self.cluster.delete(&path) {
+                eprintln!("cleaning up: {error}");
+            }
         }
     }
 }
