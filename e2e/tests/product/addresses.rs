@@ -29,7 +29,7 @@ fn two_services_never_share_an_address() {
             .unwrap()
             .unwrap();
         let status = &pool["status"];
-        if status["assigned"] == 20 && status["available"] == 10 {
+        if status["ipv4"]["assigned"] == 20 && status["ipv4"]["available"] == 10 {
             Ok(pool)
         } else {
             Err(status.to_string())
