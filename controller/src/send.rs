@@ -46,6 +46,13 @@ impl Sender {
         };
         let (kind, shown) = (write.object.kind(), write.object.name());
         let ended = match tokio::time::timeout(limit, answer).await {
+            // Its last finalizer was taken out, and with that it is gone: there is no new version.
+            Ok(Ok(object))
+                if object.metadata.deletion_timestamp.is_some()
+                    && object.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) =>
+            {
+                Ended::Stale
+            }
             Ok(Ok(object)) => Ended::Accepted(object.metadata.resource_version.unwrap_or_default()),
             Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
                 Ended::Stale

@@ -112,9 +112,18 @@ mod tests {
         let expected = [
             ("192.0.2.1", "a gateway of the nodes"),
             ("2001:db8::1", "a gateway of the nodes"),
-            ("192.0.2.0", "the network address of the nodes' subnet 192.0.2.0/24"),
-            ("192.0.2.255", "the broadcast address of the nodes' subnet 192.0.2.0/24"),
-            ("2001:db8::", "the subnet-router anycast address of the nodes' subnet 2001:db8::/64"),
+            (
+                "192.0.2.0",
+                "the network address of the nodes' subnet 192.0.2.0/24",
+            ),
+            (
+                "192.0.2.255",
+                "the broadcast address of the nodes' subnet 192.0.2.0/24",
+            ),
+            (
+                "2001:db8::",
+                "the subnet-router anycast address of the nodes' subnet 2001:db8::/64",
+            ),
         ];
         assert_eq!(told, expected.map(|(address, what)| (address.to_owned(), what)));
         assert!(network.iter().all(|(range, _)| range.first() == range.last()));

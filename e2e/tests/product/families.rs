@@ -23,7 +23,10 @@ fn each_family_gets_an_address_in_the_order_of_the_service() {
     ] {
         f.make(name, spec(policy, digits));
         f.wait_ingress(name, &addresses);
-        let from: Vec<String> = addresses.iter().map(|address| format!("{address} from pool {}", f.name)).collect();
+        let from: Vec<String> = addresses
+            .iter()
+            .map(|address| format!("{address} from pool {}", f.name))
+            .collect();
         assert_eq!(f.wait_kept(name, "Assigned"), from.join(", "));
     }
     // IPv4 is used up. Who prefers both takes one; who requires both gets none; who asks for IPv4 has to wait.
@@ -71,7 +74,9 @@ fn a_service_changes_its_families_and_keeps_what_it_can() {
     assert_eq!(f.curl(Place::Client, &format!("{vip}:80")).backend, "web-node3");
     f.edit("web", &spec("SingleStack", "4"));
     f.wait_ingress("web", &[v4(100)]);
-    f.wait_pool(&f.name, "IPv6 given back", |pool| pool["status"]["ipv6"]["usage"] == "0/16");
+    f.wait_pool(&f.name, "IPv6 given back", |pool| {
+        pool["status"]["ipv6"]["usage"] == "0/16"
+    });
     // Another address of the family that was given back is asked for with the next change.
     f.annotate("web", ADDRESSES, Some(&v6(0x10a)));
     f.wait_kept("web", "InvalidRequest");
@@ -81,7 +86,10 @@ fn a_service_changes_its_families_and_keeps_what_it_can() {
     f.annotate("web", ADDRESSES, None);
     f.keeps(&[("web", &[v4(100), v6(0x10a)])]);
     assert_eq!(f.announcers(vip), [announcer]);
-    assert_eq!(f.curl(Place::LanClient, &format!("{vip}:80")).backend, "web-node3");
+    assert_eq!(
+        f.curl(Place::LanClient, &format!("{vip}:80")).backend,
+        "web-node3"
+    );
     // One of two is announced: the condition does not claim more.
     let message = f.wait_condition("web", ANNOUNCED, "False", "NoInterface");
     assert!(message.contains(&v6(0x10a)), "{message}");

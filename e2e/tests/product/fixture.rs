@@ -42,9 +42,7 @@ impl Fixture {
         let fixture = Self { lab, cluster, name };
         fixture.namespace("", &Value::Null);
         let cluster = &fixture.cluster;
-        cluster
-            .apply(&manifests::pool(&fixture.name, addresses))
-            .unwrap();
+        cluster.apply(&manifests::pool(&fixture.name, addresses)).unwrap();
         cluster
             .apply(&manifests::advertisement(&fixture.name, &fixture.name))
             .unwrap();

@@ -29,13 +29,27 @@ fn usage_is_counted_by_family_and_shown_to_people() {
             && status["ipv6"] == json!({"total": 8, "assigned": 1, "available": 7, "usage": "1/8"})
     });
     assert_eq!(condition(&pool, "Accepted").unwrap().0, "True");
-    let cidrs = ["172.30.0.100/30", "172.30.0.110/31", "172.30.0.113/32", "fd00:30::100/125"];
+    let cidrs = [
+        "172.30.0.100/30",
+        "172.30.0.110/31",
+        "172.30.0.113/32",
+        "fd00:30::100/125",
+    ];
     assert_eq!(pool["status"]["cidrs"], json!(cidrs));
     let shown = f.kubectl(&["get", "addresspools", &f.name, "-o", "wide"]);
-    let rows: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    let rows: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
     let list = serde_json::to_string(&addresses).unwrap();
-    assert_eq!(rows[0], ["NAME", "ADDRESSES", "AUTO", "IPV4", "IPV6", "ACCEPTED", "AGE"]);
-    assert_eq!(rows[1][..6], [f.name.as_str(), &list, "true", "3/7", "1/8", "Accepted"]);
+    assert_eq!(
+        rows[0],
+        ["NAME", "ADDRESSES", "AUTO", "IPV4", "IPV6", "ACCEPTED", "AGE"]
+    );
+    assert_eq!(
+        rows[1][..6],
+        [f.name.as_str(), &list, "true", "3/7", "1/8", "Accepted"]
+    );
     f.cluster.delete(&f.service_path("c")).unwrap();
     f.wait_pool(&f.name, "one less of each", |pool| {
         pool["status"]["ipv4"]["usage"] == "2/7" && pool["status"]["ipv6"]["usage"] == "0/8"
@@ -52,7 +66,11 @@ fn some_addresses_are_never_given_away() {
         });
     };
     // Reserved in the pool.
-    f.set_pool("", &["172.30.0.100-172.30.0.103"], json!({"reserved": ["172.30.0.100", "172.30.0.102/31"]}));
+    f.set_pool(
+        "",
+        &["172.30.0.100-172.30.0.103"],
+        json!({"reserved": ["172.30.0.100", "172.30.0.102/31"]}),
+    );
     total(&f.name, [1, 0]);
     f.make("free", json!({}));
     f.wait_ingress("free", &[v4(101)]);
@@ -60,7 +78,10 @@ fn some_addresses_are_never_given_away() {
     f.wait_refused("more", "PoolExhausted");
     f.make_with("reserved", &[(ADDRESSES, &v4(102))]);
     let message = f.wait_refused("reserved", "AddressReserved");
-    assert!(message.contains(&format!("reserved by AddressPool {}", f.name)), "{message}");
+    assert!(
+        message.contains(&format!("reserved by AddressPool {}", f.name)),
+        "{message}"
+    );
 
     // Not given without being asked for; .0 and .255 avoided.
     let spec = json!({"autoAssign": false, "avoidBuggyIPs": true});
@@ -78,16 +99,29 @@ fn some_addresses_are_never_given_away() {
     let own = [
         ("172.30.0.13", "an address of node node3"),
         ("172.30.0.1", "gateway"),
-        ("172.30.0.0", "the network address of the nodes' subnet 172.30.0.0/24"),
-        ("172.30.0.255", "the broadcast address of the nodes' subnet 172.30.0.0/24"),
+        (
+            "172.30.0.0",
+            "the network address of the nodes' subnet 172.30.0.0/24",
+        ),
+        (
+            "172.30.0.255",
+            "the broadcast address of the nodes' subnet 172.30.0.0/24",
+        ),
         ("10.244.2.0/24", "in the pod network 10.244.2.0/24 of node node2"),
         ("10.96.0.0/28", "in the cluster IP range 10.96.0.0/16"),
         ("fd00:30::13", "an address of node node3"),
-        ("fd00:30::", "the subnet-router anycast address of the nodes' subnet fd00:30::/64"),
+        (
+            "fd00:30::",
+            "the subnet-router anycast address of the nodes' subnet fd00:30::/64",
+        ),
         ("fd00:10:244:1::/64", "in the pod network"),
         ("fd00:10:96::/120", "in the cluster IP range fd00:10:96::/112"),
     ];
-    let cluster = f.set_pool("-cluster", &own.map(|(addresses, _)| addresses), json!({"autoAssign": false}));
+    let cluster = f.set_pool(
+        "-cluster",
+        &own.map(|(addresses, _)| addresses),
+        json!({"autoAssign": false}),
+    );
     total(&cluster, [0, 0]);
     for (n, (addresses, what)) in own.iter().enumerate() {
         let (address, _) = addresses.split_once('/').unwrap_or((addresses, ""));
@@ -105,7 +139,12 @@ fn some_addresses_are_never_given_away() {
     }
     f.make_with("any", &[(POOL, &cluster)]);
     f.wait_refused("any", "PoolExhausted");
-    f.keeps(&[("any", &[]), ("more", &[]), ("reserved", &[]), ("free", &[v4(101)])]);
+    f.keeps(&[
+        ("any", &[]),
+        ("more", &[]),
+        ("reserved", &[]),
+        ("free", &[v4(101)]),
+    ]);
 }
 
 #[test]
@@ -168,7 +207,9 @@ fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     f.set_pool("", &["172.30.0.102-172.30.0.103"], json!({}));
     let message = f.wait_accepted(&f.name, "True", "InUse");
     assert!(message.contains(&holder), "{message}");
-    let pool = f.wait_pool(&f.name, "figures", |pool| pool["status"]["ipv4"]["usage"] == "1/2");
+    let pool = f.wait_pool(&f.name, "figures", |pool| {
+        pool["status"]["ipv4"]["usage"] == "1/2"
+    });
     assert_eq!(Fixture::retained(&pool), [v4(100)]);
     assert_eq!(pool["status"]["ipv4"]["available"], 2);
     let message = f.wait_kept("web", "Retained");
@@ -188,8 +229,13 @@ fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     // It is deleted: it stays, gives nothing, and its addresses work on.
     f.cluster.delete(&pool_path(&f.name)).unwrap();
     let message = f.wait_accepted(&f.name, "False", "InUse");
-    assert!(message.contains("being deleted") && message.contains(&holder), "{message}");
-    let pool = f.wait_pool(&f.name, "what it retains", |pool| Fixture::retained(pool).len() == 2);
+    assert!(
+        message.contains("being deleted") && message.contains(&holder),
+        "{message}"
+    );
+    let pool = f.wait_pool(&f.name, "what it retains", |pool| {
+        Fixture::retained(pool).len() == 2
+    });
     assert_eq!(Fixture::retained(&pool), [v4(100), v4(102)]);
     assert!(pool["metadata"]["deletionTimestamp"].is_string());
     f.make("late", json!({}));
@@ -213,7 +259,11 @@ fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     assert_eq!(f.announcers(vip), [announcer]);
     let report = client.stop().unwrap();
     println!("while its pool shrank, grew, was deleted and made anew: {report}");
-    assert!(report.requests > 50 && report.failed == 0, "{report}\n{}", f.explain());
+    assert!(
+        report.requests > 50 && report.failed == 0,
+        "{report}\n{}",
+        f.explain()
+    );
 
     // Deleted for good: the pool ends with the last Service.
     f.cluster.delete(&pool_path(&again)).unwrap();
@@ -221,7 +271,9 @@ fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     for service in ["web", "next"] {
         f.cluster.delete_and_wait(&f.service_path(service), SOON).unwrap();
     }
-    f.wait_pool(&again, "the last one", |pool| Fixture::retained(pool) == [v4(101)]);
+    f.wait_pool(&again, "the last one", |pool| {
+        Fixture::retained(pool) == [v4(101)]
+    });
     f.wait_silent(vip);
     f.cluster.delete(&f.service_path("late")).unwrap();
     f.wait_pool(&again, "gone", Value::is_null);
@@ -238,15 +290,24 @@ fn a_pool_that_wants_it_gives_others_for_the_addresses_that_leave() {
     f.set_pool("", &["172.30.0.101"], json!({"onRemove": "Reassign"}));
     f.wait_kept("web", "PoolExhausted");
     f.wait_announcer(old, |_| true);
-    f.set_pool("", &["172.30.0.101-172.30.0.102"], json!({"onRemove": "Reassign"}));
+    f.set_pool(
+        "",
+        &["172.30.0.101-172.30.0.102"],
+        json!({"onRemove": "Reassign"}),
+    );
     f.wait_ingress("web", &[v4(102)]);
     let told = f.wait_event("web", "Reassigned");
-    assert!(told.contains(&v4(102)) && told.contains(&format!("was {}", v4(100))), "{told}");
+    assert!(
+        told.contains(&v4(102)) && told.contains(&format!("was {}", v4(100))),
+        "{told}"
+    );
     let new: Ipv4Addr = v4(102).parse().unwrap();
     f.wait_silent(old);
     f.wait_announcer(new, |_| true);
     f.wait_condition("web", ANNOUNCED, "True", "Announced");
     assert_eq!(f.curl(Place::Client, &format!("{new}:80")).backend, "web-node2");
-    let pool = f.wait_pool(&f.name, "figures", |pool| pool["status"]["ipv4"]["usage"] == "2/2");
+    let pool = f.wait_pool(&f.name, "figures", |pool| {
+        pool["status"]["ipv4"]["usage"] == "2/2"
+    });
     assert_eq!(Fixture::retained(&pool), [""; 0]);
 }

@@ -12,10 +12,16 @@ const BOTH: [&str; 2] = ["172.30.0.100-172.30.0.109", "fd00:30::100-fd00:30::10f
 #[test]
 fn what_is_asked_for_is_given() {
     let f = Fixture::new("asked", &BOTH);
-    let other = f.set_pool("-other", &["172.30.0.120-172.30.0.121"], json!({"autoAssign": false}));
+    let other = f.set_pool(
+        "-other",
+        &["172.30.0.120-172.30.0.121"],
+        json!({"autoAssign": false}),
+    );
     // Several addresses at once, all of which answer.
     f.make_with("web", &[(ADDRESSES, "172.30.0.105, 172.30.0.103")]);
-    f.cluster.apply(&manifests::web_pod(&f.name, "web", "node1")).unwrap();
+    f.cluster
+        .apply(&manifests::web_pod(&f.name, "web", "node1"))
+        .unwrap();
     f.wait_ingress("web", &[v4(105), v4(103)]);
     f.make("field", json!({"spec": {"loadBalancerIP": v4(107)}}));
     f.wait_ingress("field", &[v4(107)]);
@@ -26,7 +32,10 @@ fn what_is_asked_for_is_given() {
             "spec": {"ipFamilyPolicy": policy, "ipFamilies": families(digits)},
         })
     };
-    f.make("dual", dual("RequireDualStack", "64", "172.30.0.108,fd00:30::108"));
+    f.make(
+        "dual",
+        dual("RequireDualStack", "64", "172.30.0.108,fd00:30::108"),
+    );
     f.wait_ingress("dual", &[v6(0x108), v4(108)]);
     f.make("half", dual("PreferDualStack", "46", "fd00:30::109"));
     f.wait_ingress("half", &[v4(100), v6(0x109)]);
@@ -51,7 +60,11 @@ fn what_is_asked_for_is_given() {
 fn what_cannot_be_given_is_refused_and_never_replaced() {
     let f = Fixture::new("refused", &BOTH);
     f.set_pool("", &BOTH, json!({"reserved": ["172.30.0.109"]}));
-    let team = f.set_pool("-team", &["172.30.0.120"], json!({"allocation": {"namespaces": ["nobody"]}}));
+    let team = f.set_pool(
+        "-team",
+        &["172.30.0.120"],
+        json!({"allocation": {"namespaces": ["nobody"]}}),
+    );
     f.make_with("owner", &[(ADDRESSES, &v4(100))]);
     f.wait_ingress("owner", &[v4(100)]);
     f.wait_accepted(&team, "True", "Accepted");
@@ -61,23 +74,66 @@ fn what_cannot_be_given_is_refused_and_never_replaced() {
     // Annotations, spec, reason, what the message says.
     let table: &[(&[(&str, &str)], &Value, &str, &str)] = &[
         (&[(ADDRESSES, "172.30.0.100")], &none, "AddressInUse", &owner),
-        (&[(ADDRESSES, "172.30.0.99")], &none, "AddressNotInPool", "in no AddressPool"),
-        (&[(ADDRESSES, "fd00:30::100")], &none, "InvalidRequest", "has no IPv6"),
-        (&[(ADDRESSES, "172.30.0.109")], &none, "AddressReserved", "reserved by AddressPool"),
+        (
+            &[(ADDRESSES, "172.30.0.99")],
+            &none,
+            "AddressNotInPool",
+            "in no AddressPool",
+        ),
+        (
+            &[(ADDRESSES, "fd00:30::100")],
+            &none,
+            "InvalidRequest",
+            "has no IPv6",
+        ),
+        (
+            &[(ADDRESSES, "172.30.0.109")],
+            &none,
+            "AddressReserved",
+            "reserved by AddressPool",
+        ),
         (&[(ADDRESSES, "172.30.0.120")], &none, "PoolNotAllowed", &team),
         (&[(POOL, &team)], &none, "PoolNotAllowed", &team),
         (&[(POOL, "nowhere")], &none, "UnknownPool", "nowhere"),
-        (&[(ADDRESSES, "172.30.0.101"), (POOL, &team)], &none, "AddressNotInPool", &team),
+        (
+            &[(ADDRESSES, "172.30.0.101"), (POOL, &team)],
+            &none,
+            "AddressNotInPool",
+            &team,
+        ),
         // One of several is enough.
-        (&[(ADDRESSES, "172.30.0.101,172.30.0.100")], &none, "AddressInUse", "172.30.0.100"),
-        (&[(ADDRESSES, "172.30.0.101,fd00:30:1::1")], &dual, "AddressNotInPool", "fd00:30:1::1"),
-        (&[], &json!({"loadBalancerIP": "172.30.0.100"}), "AddressInUse", &owner),
-        (&[], &json!({"loadBalancerIP": "nonsense"}), "InvalidRequest", "nonsense"),
+        (
+            &[(ADDRESSES, "172.30.0.101,172.30.0.100")],
+            &none,
+            "AddressInUse",
+            "172.30.0.100",
+        ),
+        (
+            &[(ADDRESSES, "172.30.0.101,fd00:30:1::1")],
+            &dual,
+            "AddressNotInPool",
+            "fd00:30:1::1",
+        ),
+        (
+            &[],
+            &json!({"loadBalancerIP": "172.30.0.100"}),
+            "AddressInUse",
+            &owner,
+        ),
+        (
+            &[],
+            &json!({"loadBalancerIP": "nonsense"}),
+            "InvalidRequest",
+            "nonsense",
+        ),
     ];
     let names: Vec<String> = (0..table.len()).map(|n| format!("row{n}")).collect();
     for (name, (annotations, spec, _, _)) in names.iter().zip(table) {
         let annotations: Value = annotations.iter().copied().collect();
-        f.make(name, json!({"metadata": {"annotations": annotations}, "spec": spec}));
+        f.make(
+            name,
+            json!({"metadata": {"annotations": annotations}, "spec": spec}),
+        );
     }
     for (name, (annotations, spec, reason, piece)) in names.iter().zip(table) {
         let message = f.wait_refused(name, reason);
@@ -87,9 +143,17 @@ fn what_cannot_be_given_is_refused_and_never_replaced() {
     f.keeps(&nothing);
     f.keeps(&[("owner", &[v4(100)])]);
     // What cannot be read does not get past the API server.
-    for (annotation, text) in [(ADDRESSES, "nonsense"), (ADDRESSES, ""), (POOL, "a,,b"), (SHARED, " ")] {
+    for (annotation, text) in [
+        (ADDRESSES, "nonsense"),
+        (ADDRESSES, ""),
+        (POOL, "a,,b"),
+        (SHARED, " "),
+    ] {
         let mut service = manifests::service(&f.name, "unreadable", "Cluster");
-        merge(&mut service["metadata"], json!({"annotations": {annotation: text}}));
+        merge(
+            &mut service["metadata"],
+            json!({"annotations": {annotation: text}}),
+        );
         let said = f.cluster.apply(&service).expect_err(text).to_string();
         assert!(said.contains(annotation), "{said}");
     }
@@ -113,7 +177,10 @@ fn a_changed_wish_is_met_or_the_old_address_kept() {
     for (wish, reason) in [(v4(103), "AddressInUse"), (v4(99), "AddressNotInPool")] {
         f.annotate("web", ADDRESSES, Some(&wish));
         let message = f.wait_kept("web", reason);
-        assert!(message.starts_with(&format!("{} from pool ", v4(102))) && message.contains(&wish), "{message}");
+        assert!(
+            message.starts_with(&format!("{} from pool ", v4(102))) && message.contains(&wish),
+            "{message}"
+        );
         f.wait_event("web", reason);
     }
     f.annotate("web", ADDRESSES, None);
@@ -166,13 +233,22 @@ fn services_share_an_address_only_as_they_may() {
     // Under Local, with the same backends.
     make("d", "l", 80, None, local.clone());
     f.wait_ingress("d", &[v4(102)]);
-    make("e", "l", 81, None, json!({"externalTrafficPolicy": "Local", "selector": {"app": "d"}}));
+    make(
+        "e",
+        "l",
+        81,
+        None,
+        json!({"externalTrafficPolicy": "Local", "selector": {"app": "d"}}),
+    );
     f.wait_ingress("e", &[v4(102)]);
     f.wait_pool(&f.name, "addresses are counted, not Services", |pool| {
         pool["status"]["ipv4"]["usage"] == "3/10"
     });
     // Ports that come to clash: the older one keeps the address.
-    f.edit("b", &json!({"spec": {"ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}]}}));
+    f.edit(
+        "b",
+        &json!({"spec": {"ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}]}}),
+    );
     f.wait_ingress("b", &[v4(103)]);
     f.wait_event("b", "DoubleAssignment");
     f.keeps(&[("a", &[v4(100)]), ("b", &[v4(103)]), ("e", &[v4(102)])]);
