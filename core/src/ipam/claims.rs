@@ -21,7 +21,7 @@ pub(super) enum Kind {
     /// It stands in the Service without a record, or in a Service that is not ours, or is what is left of a record:
     /// nobody else may have it, and for the Service itself it counts for nothing.
     Standing,
-    /// A write that takes it away has been sent and not been seen to have happened.
+    /// A write that takes it, or the record of it, away has been sent and not been seen to have happened.
     Held,
 }
 
@@ -33,8 +33,8 @@ pub(super) struct Claim {
     pub(super) place: Place,
 }
 
-/// Everything that a Service is observed to claim, each address once. `held` are further addresses of which writes are
-/// under way.
+/// Everything that a Service is observed to claim, each address once. `held` are addresses that it named before the
+/// writes that are under way.
 pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]) -> Vec<(IpAddr, Claim)> {
     let mut claims: Vec<(IpAddr, Claim)> = Vec::new();
     let mut claim = |address: IpAddr, kind, place| {
@@ -94,7 +94,20 @@ pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]
         }
     }
     for &address in held {
-        claim(address, Kind::Held, Place::Ingress);
+        let kind = Kind::Held;
+        match claims.iter_mut().find(|(known, _)| *known == address) {
+            None => claims.push((
+                address,
+                Claim {
+                    id,
+                    kind,
+                    place: Place::Ingress,
+                },
+            )),
+            // Perhaps a record is taken away, and the address stays where the user wrote it.
+            Some((_, claim)) if claim.kind == Kind::Standing => claim.kind = kind,
+            Some(_) => {}
+        }
     }
     claims
 }

@@ -25,27 +25,32 @@ pub(super) struct Have {
 type Given = (IpAddr, String);
 
 impl Ledger {
-    /// Decides for one Service, from the claims of all; `None` if the Service is none of ours.
-    pub(super) fn judge_ingress(&self, id: Id, service: &Service) -> Option<Outcome> {
+    /// Decides for one Service, from the claims of all; `None` if the Service is none of ours. Answers also whether the
+    /// decision could be a better one if an address became free.
+    pub(super) fn judge_ingress(&self, id: Id, service: &Service) -> (Option<Outcome>, bool) {
         if !self.rules.class.serves(service) {
-            return None;
+            return (None, false);
         }
         if served_by_another(&self.rules, service) {
             let message = "the status carries an ingress that the controller did not assign; set \
                  spec.loadBalancerClass: fairlead.dev/fairlead for an address of Fairlead";
-            return Some(Outcome::LeftAlone(Refusal::new(Reason::ServedByAnother, message)));
+            let refusal = Refusal::new(Reason::ServedByAnother, message);
+            return (Some(Outcome::LeftAlone(refusal)), false);
         }
         let (mut have, lost) = self.have(id, service, Place::Ingress);
         if service.deleting {
             let addresses = firm(&have);
-            return (!addresses.is_empty()).then_some(Outcome::Assigned {
+            let outcome = (!addresses.is_empty()).then_some(Outcome::Assigned {
                 addresses,
                 note: None,
                 lost: None,
             });
+            return (outcome, false);
         }
         have.retain(|have| service.families.contains(&Family::of(have.address)));
-        Some(match (self.choose(id, service, &have), firm(&have), lost) {
+        let mut waits = false;
+        let choice = self.choose(id, service, &have, &mut waits);
+        let outcome = match (choice, firm(&have), lost) {
             (Ok((addresses, note)), _, lost) => Outcome::Assigned {
                 addresses,
                 note,
@@ -61,21 +66,26 @@ impl Ledger {
                 Outcome::Refused(Refusal::new(lost.reason, message))
             }
             (Err(refusal), _, None) => Outcome::Refused(refusal),
-        })
+        };
+        (Some(outcome), waits)
     }
 
-    /// The addresses that the Service should have, with what is wrong all the same.
+    /// The addresses that the Service should have, with what is wrong all the same. `waits` becomes true if it would be
+    /// another answer if an address became free.
     fn choose(
         &self,
         id: Id,
         service: &Service,
         have: &[Have],
+        waits: &mut bool,
     ) -> Result<(Vec<Given>, Option<Refusal>), Refusal> {
         let wish = wish(service, self.rules.class.metallb)?;
         let (mut chosen, mut note, mut missing) = (Vec::new(), None, None);
         let mut requested: Vec<Given> = Vec::new();
         for &address in &wish.addresses {
-            let (pool, remark) = self.request(id, service, address, &wish, have)?;
+            let (pool, remark) = self
+                .request(id, service, address, &wish, have)
+                .inspect_err(|refusal| *waits |= is_for_now(refusal))?;
             requested.push((address, pool));
             note = note.or(remark);
         }
@@ -98,9 +108,13 @@ impl Ledger {
             match self.any(id, service, family, &wish, have, first.or(near.as_deref())) {
                 Ok((given, remark)) => {
                     chosen.push(given);
+                    *waits |= remark.as_ref().is_some_and(is_for_now);
                     note = note.or(remark);
                 }
-                Err(refusal) => missing = missing.or(Some((family, refusal))),
+                Err(refusal) => {
+                    *waits |= is_for_now(&refusal);
+                    missing = missing.or(Some((family, refusal)));
+                }
             }
         }
         let Some((family, why)) = missing else {
@@ -441,8 +455,15 @@ impl Ledger {
 
     /// Is the Service one of those that have the address, the senior ones first?
     fn granted(&self, address: IpAddr, claim: &Claim) -> Result<(), Refusal> {
+        let metallb = self.rules.class.metallb;
         let rivals = self.space.claims(address);
-        if rivals.len() == 1 {
+        let own = self.entry(claim.id).map(|entry| &entry.service);
+        let clashes = rivals.iter().filter(|rival| rival.id != claim.id).any(|rival| {
+            let other = self.entry(rival.id).map(|entry| &entry.service);
+            own.zip(other)
+                .is_some_and(|(own, other)| may_share(own, other, metallb).is_err())
+        });
+        if !clashes {
             return Ok(());
         }
         let mut firm: Vec<(&Claim, &Service)> = rivals
@@ -454,7 +475,7 @@ impl Ledger {
         let mut accepted: Vec<&Service> = Vec::new();
         for (rival, service) in firm {
             let clash = accepted.iter().find_map(|senior| {
-                let why = may_share(senior, service, self.rules.class.metallb).err()?;
+                let why = may_share(senior, service, metallb).err()?;
                 Some(double_assignment(address, &senior.key, &why))
             });
             match (rival.id == claim.id, clash) {
@@ -466,6 +487,15 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// Could the cause go away with another Service's address? All else changes with the Service itself, or with the rules.
+pub(super) fn is_for_now(refusal: &Refusal) -> bool {
+    use Reason::{AddressInUse, DoubleAssignment, PoolExhausted, SharingConflict};
+    matches!(
+        refusal.reason,
+        PoolExhausted | AddressInUse | SharingConflict | DoubleAssignment
+    )
 }
 
 /// The pool that a record says an address is from.

@@ -8,8 +8,8 @@
 use std::net::IpAddr;
 
 use super::External;
-use super::claims::{Claim, Id, Kind};
-use super::decide::{Have, not_allowed};
+use super::claims::{Id, Kind};
+use super::decide::{Have, is_for_now, not_allowed};
 use super::ledger::Ledger;
 use super::wish::{ExternalWish, external_wish};
 use crate::config::Pool;
@@ -21,8 +21,13 @@ use crate::reason::{Reason, Refusal};
 type Granted = (IpAddr, String, Option<Refusal>);
 
 impl Ledger {
-    pub(super) fn judge_external(&self, id: Id, service: &Service) -> Option<External> {
-        let claims: Vec<(IpAddr, Claim)> = self.entry(id).map(|entry| entry.claims.clone())?;
+    /// Decides for one Service; `None` if it has no external IPs that concern us. Answers also whether the decision could
+    /// be a better one if an address became free.
+    pub(super) fn judge_external(&self, id: Id, service: &Service) -> (Option<External>, bool) {
+        if service.external_ips.is_empty() && service.external.is_none() && service.external_wish.is_none() {
+            return (None, false);
+        }
+        let claims = self.entry(id).map_or(&[][..], |entry| entry.claims.as_slice());
         let is_ingress = |address: IpAddr| {
             claims.iter().any(|(claimed, claim)| {
                 *claimed == address
@@ -41,66 +46,53 @@ impl Ledger {
             .filter(|address| !is_ingress(*address))
             .collect();
         if by_hand.is_empty() && service.external.is_none() && service.external_wish.is_none() {
-            return None;
+            return (None, false);
         }
-        let mut external = External::default();
+        let mut draft = Draft::default();
         if service.deleting {
             let standing = service.external_ips.iter();
             let kept = standing.filter_map(|address| recorded(service, *address).cloned());
-            external.addresses = kept.collect();
-            return service.external.is_some().then_some(external);
+            draft.external.addresses = kept.collect();
+            return (service.external.is_some().then_some(draft.external), false);
         }
         if !takes_external_ips(service) {
             let message = "a Service without a cluster IP has no external IPs";
-            external.note = Some(Refusal::new(Reason::InvalidRequest, message));
-            return Some(external);
+            draft.remark(Refusal::new(Reason::InvalidRequest, message));
+            return (Some(draft.external), false);
         }
         let (have, lost) = self.have(id, service, Place::External);
         for address in by_hand {
-            match self.adopt(id, service, address, &have, lost.as_ref()) {
-                Ok(granted) => external.push(granted, true),
-                Err(refusal) => external.remark(refusal),
-            }
+            draft.push(self.adopt(id, service, address, &have, lost.as_ref()), true);
         }
         // What the controller gave, or is about to give.
         let given: Vec<&Have> = have
             .iter()
             .filter(|have| recorded(service, have.address).is_none_or(|recorded| !recorded.adopted))
-            .filter(|have| !external.names(have.address))
+            .filter(|have| !draft.names(have.address))
             .collect();
         match service.external_wish.as_deref().map(external_wish).transpose() {
             Ok(None) => {}
             Ok(Some(ExternalWish::Addresses(addresses))) => {
                 for address in addresses {
-                    if external.names(address) {
-                        continue;
-                    }
-                    match self.grant(id, service, address, &given) {
-                        Ok(granted) => external.push(granted, false),
-                        Err(refusal) => external.remark(refusal),
+                    if !draft.names(address) {
+                        draft.push(self.grant(id, service, address, &given), false);
                     }
                 }
             }
             Ok(Some(ExternalWish::Pools(names))) => {
                 for &family in &service.families {
-                    match self.any_external(id, service, family, &names, &given) {
-                        Ok(granted) => external.push(granted, false),
-                        Err(refusal) => external.remark(refusal),
-                    }
+                    draft.push(self.any_external(id, service, family, &names, &given), false);
                 }
             }
             Err(refusal) => {
                 // An unreadable wish takes nothing away.
-                external.remark(refusal);
+                draft.remark(refusal);
                 for own in given.into_iter().filter(|own| own.firm) {
-                    match self.keep_external(own, service) {
-                        Ok(granted) => external.push(granted, false),
-                        Err(refusal) => external.remark(refusal),
-                    }
+                    draft.push(self.keep_external(own, service), false);
                 }
             }
         }
-        Some(external)
+        (Some(draft.external), draft.waits)
     }
 
     /// May an address that the user wrote be served?
@@ -235,13 +227,26 @@ impl Ledger {
     }
 }
 
-impl External {
-    fn push(&mut self, (address, pool, remark): Granted, adopted: bool) {
-        self.addresses.push(ExternalAddress {
-            address,
-            pool,
-            adopted,
-        });
+/// A decision in the making.
+#[derive(Default)]
+struct Draft {
+    external: External,
+    waits: bool,
+}
+
+impl Draft {
+    fn push(&mut self, granted: Result<Granted, Refusal>, adopted: bool) {
+        let remark = match granted {
+            Ok((address, pool, remark)) => {
+                self.external.addresses.push(ExternalAddress {
+                    address,
+                    pool,
+                    adopted,
+                });
+                remark
+            }
+            Err(refusal) => Some(refusal),
+        };
         if let Some(remark) = remark {
             self.remark(remark);
         }
@@ -249,11 +254,13 @@ impl External {
 
     /// The first thing that is wrong is told; the others follow when it is mended.
     fn remark(&mut self, refusal: Refusal) {
-        self.note.get_or_insert(refusal);
+        self.waits |= is_for_now(&refusal);
+        self.external.note.get_or_insert(refusal);
     }
 
     fn names(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|known| known.address == address)
+        let mut addresses = self.external.addresses.iter();
+        addresses.any(|known| known.address == address)
     }
 }
 

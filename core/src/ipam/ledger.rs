@@ -101,8 +101,9 @@ impl Ledger {
         }
     }
 
-    /// A Service as it is observed, or as it will be once a write under way has happened. `held` are addresses that it
-    /// is still seen to name although that write takes them away.
+    /// A Service as it is observed, or as it will be once a write under way has happened. In the latter case `held` are
+    /// all addresses that it is still seen to name, in whatever place or record, and those that earlier writes whose
+    /// outcome is unknown may yet make it name; nobody else gets them before a watch shows what has become of it.
     pub fn set(&mut self, service: Arc<Service>, held: Vec<IpAddr>) {
         let id = match self.ids.get(&service.key) {
             Some(id) => *id,
@@ -171,16 +172,18 @@ impl Ledger {
             if self.dirty.is_empty() {
                 return changed;
             }
-            let mut batch: Vec<(i64, ServiceKey, Id)> = Vec::with_capacity(self.dirty.len());
-            for id in self.dirty.drain() {
+            let mut batch: Vec<(Arc<Service>, Id)> = Vec::with_capacity(self.dirty.len());
+            for id in std::mem::take(&mut self.dirty) {
                 if let Some(entry) = self.entries.get(&id) {
-                    batch.push((entry.service.created, entry.service.key.clone(), id));
+                    batch.push((Arc::clone(&entry.service), id));
                 }
             }
-            batch.sort_unstable();
-            for (_, key, id) in batch {
-                if self.decide(id) {
-                    changed.insert(key);
+            batch.sort_unstable_by(|(a, _), (b, _)| (a.created, &a.key).cmp(&(b.created, &b.key)));
+            for (service, id) in batch {
+                // Whatever those before it in the batch did is seen now.
+                self.dirty.remove(&id);
+                if self.decide(id, &service) {
+                    changed.insert(service.key.clone());
                 }
             }
         }
@@ -275,33 +278,38 @@ impl Ledger {
     }
 
     /// Decides for one Service; answers whether the decision is another one.
-    fn decide(&mut self, id: Id) -> bool {
-        let Some(entry) = self.entries.get(&id) else {
-            return false;
-        };
-        let (service, before) = (Arc::clone(&entry.service), entry.decision.clone());
+    fn decide(&mut self, id: Id, service: &Service) -> bool {
+        let (ingress, mut waits) = self.judge_ingress(id, service);
         let mut decision = Decision {
-            ingress: self.judge_ingress(id, &service),
-            external: before.external,
+            ingress,
+            external: None,
         };
         if service.external_wish.is_some() {
-            // So that the same address is not found twice.
+            // So that the same address is not found twice; what is planned as external IP stays so.
+            let before = self
+                .entries
+                .get(&id)
+                .and_then(|entry| entry.decision.external.clone());
+            decision.external = before;
             self.plan(id, &decision);
         }
-        decision.external = self.judge_external(id, &service);
+        let (external, also) = self.judge_external(id, service);
+        decision.external = external;
+        waits |= also;
         self.plan(id, &decision);
-        let before = match self.entries.get_mut(&id) {
-            Some(entry) => std::mem::replace(&mut entry.decision, decision.clone()),
-            None => Decision::default(),
-        };
-        if waits(&decision) {
+        if waits {
             self.waiting.insert(id);
         } else {
             self.waiting.remove(&id);
         }
-        if before == decision {
+        let Some(entry) = self
+            .entries
+            .get_mut(&id)
+            .filter(|entry| entry.decision != decision)
+        else {
             return false;
-        }
+        };
+        let before = std::mem::replace(&mut entry.decision, decision.clone());
         self.count(id, &before, false);
         self.count(id, &decision, true);
         true
@@ -422,18 +430,4 @@ fn given(decision: &Decision) -> impl Iterator<Item = (IpAddr, Place)> {
         .iter()
         .map(|(address, _)| (*address, Place::Ingress))
         .chain(external.map(|external| (external.address, Place::External)))
-}
-
-/// Could the decision be a better one if an address became free?
-fn waits(decision: &Decision) -> bool {
-    let ingress = match &decision.ingress {
-        Some(Outcome::Assigned { note, .. }) => note.is_some(),
-        Some(Outcome::Refused(_)) => true,
-        Some(Outcome::LeftAlone(_)) | None => false,
-    };
-    ingress
-        || decision
-            .external
-            .as_ref()
-            .is_some_and(|external| external.note.is_some())
 }

@@ -6,6 +6,7 @@ mod controller;
 mod oracle;
 mod world;
 
+use std::cell::Cell;
 use std::fmt;
 
 use controller::{After, Answer, Controller, Request};
@@ -315,20 +316,24 @@ fn script(leaders: usize, most: usize) -> impl Strategy<Value = Script> {
     proptest::collection::vec(step(), 0..most).prop_map(move |steps| Script { leaders, steps })
 }
 
-fn simulate(leaders: usize, cases: u32, most: usize) {
+/// Runs so many random histories; answers with the number of their steps.
+fn simulate(leaders: usize, cases: u32, most: usize) -> usize {
     let config = Config {
         cases,
         max_shrink_iters: 20_000,
         failure_persistence: None,
         ..Config::default()
     };
+    let steps = Cell::new(0);
     let result = TestRunner::new(config).run(&script(leaders, most), |script| {
         script.run();
+        steps.set(steps.get() + script.steps.len());
         Ok(())
     });
     if let Err(error) = result {
         panic!("{error}\nTo replay: put the lines into a file and name it in FAIRLEAD_IPAM_REPLAY.");
     }
+    steps.get()
 }
 
 #[test]
@@ -346,32 +351,17 @@ fn two_leaders_at_once() {
 #[ignore = "takes minutes; run by `make soak-ipam`"]
 fn soak() {
     let steps = std::env::var("FAIRLEAD_IPAM_STEPS").map_or(1_000_000, |text| text.parse().unwrap());
-    let mut runner = TestRunner::new(Config {
-        failure_persistence: None,
-        ..Config::default()
-    });
-    let (mut done, mut cases, start) = (0usize, 0u32, std::time::Instant::now());
+    let (mut done, mut rounds, start) = (0, 0, std::time::Instant::now());
     while done < steps {
-        let leaders = 1 + usize::from(cases % 3 == 2);
-        let counted = std::cell::Cell::new(0);
-        let strategy = script(leaders, 800);
-        let mut config = Config::default();
-        config.cases = 1;
-        config.failure_persistence = None;
-        config.max_shrink_iters = 20_000;
-        runner = TestRunner::new_with_rng(config, runner.new_rng());
-        let result = runner.run(&strategy, |script| {
-            script.run();
-            counted.set(script.steps.len());
-            Ok(())
-        });
-        if let Err(error) = result {
-            panic!("{error}\nTo replay: put the lines into a file and name it in FAIRLEAD_IPAM_REPLAY.");
-        }
-        done += counted.get();
-        cases += 1;
+        // Two histories with one leader at a time for each one with two.
+        done += simulate(1, 20, 800) + simulate(2, 10, 800);
+        rounds += 1;
     }
-    println!("{done} steps in {cases} histories, {:.0?}", start.elapsed());
+    println!(
+        "{done} steps in {} histories, {:.0?}",
+        rounds * 30,
+        start.elapsed()
+    );
 }
 
 /// Histories that once went wrong, and the one of `FAIRLEAD_IPAM_REPLAY`.
@@ -385,7 +375,12 @@ fn histories_that_went_wrong_once() {
     }
 }
 
-const HISTORIES: &[&str] = &[];
+const HISTORIES: &[&str] = &[
+    include_str!("simulation/histories/a-reason-that-is-out-of-date.txt"),
+    include_str!("simulation/histories/adopted-while-the-record-goes.txt"),
+    include_str!("simulation/histories/counted-for-the-pool-of-the-record.txt"),
+    include_str!("simulation/histories/one-family-waits-and-the-other-cannot.txt"),
+];
 
 #[test]
 fn a_script_reads_back() {

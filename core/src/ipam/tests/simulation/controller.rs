@@ -127,10 +127,12 @@ impl Controller {
         let (_, observed) = self.services.get(key)?;
         let sent = self.sent.get(key).map_or(&[][..], Vec::as_slice);
         let service = sent.last().map_or(observed, |sent| &sent.after);
-        let kept = named(service);
-        let mut held = named(observed);
-        held.extend(sent.iter().flat_map(|sent| named(&sent.after)));
-        Some((service.clone(), held.difference(&kept).copied().collect()))
+        let mut held = BTreeSet::new();
+        if let Some((_, before)) = sent.split_last() {
+            held.extend(named(observed));
+            held.extend(before.iter().flat_map(|sent| named(&sent.after)));
+        }
+        Some((service.clone(), held.into_iter().collect()))
     }
 
     /// All Services as the ledger knows them.
