@@ -55,6 +55,14 @@ e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken dow
 	$(LAB) up --name $(TEST_LAB); \
 	FAIRLEAD_LAB=$(TEST_LAB) $(CARGO) test -p fairlead-e2e --features cluster --tests --no-fail-fast -- --test-threads=1 --nocapture
 
+.PHONY: soak-ipam
+soak-ipam: ## A million random steps of simulated address management (FAIRLEAD_IPAM_STEPS for another number)
+	$(CARGO) test -q --release -p fairlead-core simulation::soak -- --ignored --nocapture
+
+.PHONY: fuzz
+fuzz: ## Fuzz what reads texts of users, a minute each (FUZZ_SECONDS)
+	scripts/fuzz.sh
+
 ##### Benchmarks
 
 # Arguments of a benchmark's program, such as `make bench-controller ARGS="--services 1000"`.
@@ -65,6 +73,10 @@ bench-controller: images ## Addresses for 10 000 Services: Fairlead's controller
 	$(CARGO) build --release -p fairlead-e2e --bins
 	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
 	target/release/bench_controller --name $(BENCH_LAB) $(ARGS)
+
+.PHONY: bench-ipam
+bench-ipam: ## What address management costs with 10000 Services
+	$(CARGO) bench -q -p fairlead-core --bench ipam
 
 ##### Building
 

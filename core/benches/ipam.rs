@@ -222,7 +222,7 @@ fn size(c: &mut Criterion) {
         let services: Vec<Arc<Service>> = (0..1000).map(|n| Arc::new(one(n))).collect();
         let ranges = [addresses];
         group.bench_function(addresses, |b| {
-            b.iter(|| fill(rules(&[("p", &ranges)]), &services))
+            b.iter(|| fill(rules(&[("p", &ranges)]), &services));
         });
     }
     group.finish();

@@ -113,7 +113,11 @@ impl Ledger {
                 }
                 Err(refusal) => {
                     *waits |= is_for_now(&refusal);
-                    missing = missing.or(Some((family, refusal)));
+                    // A cause that does not go away by itself is the one to tell.
+                    let replace = |(_, known): &(Family, Refusal)| is_for_now(known) && !is_for_now(&refusal);
+                    if missing.as_ref().is_none_or(replace) {
+                        missing = Some((family, refusal));
+                    }
                 }
             }
         }

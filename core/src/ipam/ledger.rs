@@ -30,8 +30,8 @@ pub struct Ledger {
     waiting: HashSet<Id>,
     /// Who asks for which address.
     asking: HashMap<IpAddr, BTreeSet<Id>>,
-    /// An address has become free since waiting Services were decided.
-    released: bool,
+    /// An address has become free, or a pool has run out, since waiting Services were decided.
+    stirred: bool,
     /// What is decided, by pool.
     pools: BTreeMap<String, Given>,
 }
@@ -68,7 +68,7 @@ impl Ledger {
             dirty: HashSet::new(),
             waiting: HashSet::new(),
             asking: HashMap::new(),
-            released: false,
+            stirred: false,
             pools: BTreeMap::new(),
         }
     }
@@ -166,7 +166,7 @@ impl Ledger {
     pub fn settle(&mut self) -> BTreeSet<ServiceKey> {
         let mut changed = BTreeSet::new();
         loop {
-            if std::mem::take(&mut self.released) {
+            if std::mem::take(&mut self.stirred) {
                 self.dirty.extend(&self.waiting);
             }
             if self.dirty.is_empty() {
@@ -248,7 +248,7 @@ impl Ledger {
                 self.space.unshare(key, *address);
             }
             if after.iter().all(|(kept, _)| kept != address) {
-                self.released |= self.space.remove(&self.rules, *address, id);
+                self.stirred |= self.space.remove(&self.rules, *address, id);
                 self.touch(*address, id);
             }
         }
@@ -256,7 +256,7 @@ impl Ledger {
             if let Some(key) = keys.1 {
                 self.space.share(key, *address);
             }
-            self.space.set(&self.rules, *address, *claim);
+            self.stirred |= self.space.set(&self.rules, *address, *claim);
             self.touch(*address, id);
         }
         if let Some(key) = keys.1.filter(|_| !after.is_empty()) {

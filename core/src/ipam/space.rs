@@ -70,13 +70,15 @@ impl Space {
         others.filter(move |other| *other != id)
     }
 
-    /// Sets the claim of a Service on an address; it has at most one on each.
-    pub(super) fn set(&mut self, rules: &Rules, address: IpAddr, claim: Claim) {
+    /// Sets the claim of a Service on an address; it has at most one on each. Answers whether that took the last free
+    /// address of a pool and family.
+    pub(super) fn set(&mut self, rules: &Rules, address: IpAddr, claim: Claim) -> bool {
         let claims = self.claims.entry(address).or_default();
         if let Some(known) = claims.iter_mut().find(|known| known.id == claim.id) {
             *known = claim;
-            return;
+            return false;
         }
+        let mut last = false;
         if claims.is_empty()
             && let Some(pool) = rules.config.pool_of(address)
         {
@@ -84,10 +86,11 @@ impl Space {
                 let outside = self.outside.entry(pool.name.clone()).or_default();
                 outside.insert(address);
             } else if let Some(part) = part_of(&mut self.free, pool, address) {
-                part.free.remove(address);
+                last = part.free.remove(address) && part.free.count() == 0;
             }
         }
         claims.push(claim);
+        last
     }
 
     /// Takes the claim of a Service away; answers whether nobody claims the address any more.

@@ -5,6 +5,7 @@ mod pools;
 mod requests;
 mod sharing;
 mod simulation;
+mod texts;
 
 use super::*;
 use crate::config::{RawPool, compile};

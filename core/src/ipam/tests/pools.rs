@@ -247,11 +247,11 @@ fn counts_saturate_and_huge_pools_cost_nothing() {
         pool("everything", &["1.0.0.0/8"]),
         pool("six", &["2001:db8::/32"]),
     ]);
-    let services: Vec<Service> = (0..20_000).map(|n| service(&format!("s{n:05}"))).collect();
+    let services: Vec<Service> = (0..5_000).map(|n| service(&format!("s{n:04}"))).collect();
     let ledger = ledger_of(rules, &services);
-    assert_eq!(told(&ledger, "s19999"), "1.0.78.31/everything");
+    assert_eq!(told(&ledger, "s4999"), "1.0.19.135/everything");
     let usage = ledger.pool("everything").v4.unwrap();
-    assert_eq!((usage.total, usage.available), (1 << 24, (1 << 24) - 20_000));
+    assert_eq!((usage.total, usage.available), (1 << 24, (1 << 24) - 5_000));
     let usage = ledger.pool("six").v6.unwrap();
     assert_eq!((usage.total, usage.available), (i64::MAX as u64, i64::MAX as u64));
     assert_eq!(ledger.pool("six").v4, None);

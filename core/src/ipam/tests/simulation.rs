@@ -338,12 +338,12 @@ fn simulate(leaders: usize, cases: u32, most: usize) -> usize {
 
 #[test]
 fn one_leader_at_a_time() {
-    simulate(1, 100, 200);
+    simulate(1, 40, 150);
 }
 
 #[test]
 fn two_leaders_at_once() {
-    simulate(2, 60, 200);
+    simulate(2, 20, 150);
 }
 
 /// So many steps as `FAIRLEAD_IPAM_STEPS` says, a million by default; `make soak-ipam`.
@@ -380,6 +380,7 @@ const HISTORIES: &[&str] = &[
     include_str!("simulation/histories/adopted-while-the-record-goes.txt"),
     include_str!("simulation/histories/counted-for-the-pool-of-the-record.txt"),
     include_str!("simulation/histories/one-family-waits-and-the-other-cannot.txt"),
+    include_str!("simulation/histories/the-family-to-blame.txt"),
 ];
 
 #[test]

@@ -12,6 +12,7 @@ use crate::range::IpRange;
 
 /// What a write makes of an object.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "most are Services")]
 pub(super) enum After {
     Service(Service),
     Pool(RawPool),

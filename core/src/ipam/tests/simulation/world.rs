@@ -93,6 +93,7 @@ pub(super) type Versioned<T> = (u64, T);
 
 /// What a watch tells.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "most are Services")]
 pub(super) enum Event {
     Service(ServiceKey, Option<Versioned<Service>>),
     Pool(String, Option<Versioned<RawPool>>),
@@ -327,7 +328,7 @@ fn edit_pool(pool: &mut RawPool, edit: &PoolEdit) {
             pool.reserved = (n < ADDRESSES)
                 .then(|| address(n).to_string())
                 .into_iter()
-                .collect()
+                .collect();
         }
         PoolEdit::AvoidBuggy(yes) => pool.avoid_buggy = yes,
         PoolEdit::For(n) => {
