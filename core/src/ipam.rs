@@ -12,6 +12,7 @@ mod claims;
 mod decide;
 mod external;
 mod free;
+mod hold;
 mod ledger;
 mod rules;
 mod space;

@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use super::External;
 use super::claims::{Id, Kind};
-use super::decide::{Have, is_for_now, not_allowed};
+use super::decide::{is_for_now, not_allowed};
+use super::hold::Have;
 use super::ledger::Ledger;
 use super::wish::{ExternalWish, external_wish};
 use crate::config::Pool;
@@ -124,7 +125,7 @@ impl Ledger {
     fn newly(&self, id: Id, service: &Service, address: IpAddr, adopting: bool) -> Result<Granted, Refusal> {
         let pool = self.spec_pool(address)?;
         self.may_have_external(address, pool, service)?;
-        self.claimable(address, id, service, |claim, other| {
+        self.claimable_beside(address, id, service, |claim, other| {
             // Another Service in which somebody wrote it by hand too: who is judged first has it.
             let by_hand = claim.kind == Kind::Standing && claim.place == Place::External;
             adopting && by_hand && other.external_ips.contains(&address)

@@ -11,7 +11,7 @@ const MOST: usize = 32;
 /// What a Service asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// These addresses and no others, in this order; empty means any.
+    /// These addresses, in this order; of a family that is not among them, any.
     pub addresses: Vec<IpAddr>,
     /// Pools by name, in order of preference; empty means any that is for everybody.
     pub pools: Vec<String>,
