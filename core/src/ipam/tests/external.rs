@@ -329,3 +329,27 @@ fn the_own_load_balancer_address_is_not_adopted() {
     assert_eq!(decision.external, None);
     assert_eq!(ledger.pool("a").v4.unwrap().assigned, 1);
 }
+
+#[test]
+fn nobody_adopts_an_address_while_the_record_of_another_service_is_being_taken_away() {
+    // The user wrote it into both; the first one had it, and may not have it any more.
+    let before = having("192.0.2.3", true, plain("s"));
+    let after = by_hand(&["192.0.2.3"], plain("s"));
+    let other = Service {
+        key: ServiceKey::new("other", "t"),
+        ..by_hand(&["192.0.2.3"], plain("t"))
+    };
+    let pools = rules(&[only_for("other", pool("a", &["192.0.2.0/29"]))]);
+    let mut ledger = ledger_of(pools, &[before, other.clone()]);
+    let has = |ledger: &Ledger| {
+        let external = ledger.decision(&other.key).unwrap().external.as_ref().unwrap();
+        external.addresses.len()
+    };
+    assert_eq!(has(&ledger), 0);
+    ledger.set(Arc::new(after.clone()), vec![ip("192.0.2.3")]);
+    ledger.settle();
+    assert_eq!(has(&ledger), 0, "the record may still be there");
+    ledger.set(Arc::new(after), vec![]);
+    ledger.settle();
+    assert_eq!(has(&ledger), 1);
+}
