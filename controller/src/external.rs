@@ -23,14 +23,14 @@ pub fn main_change(entry: &ServiceEntry, decision: &Decision, finalizer: bool, n
     {
         return Some(change);
     }
-    if !finalizer {
-        return None;
-    }
     let given = matches!(decision.ingress, Some(Outcome::Assigned { .. }));
-    let wanted = match (entry.service.deleting, given) {
-        (false, true) => true,
+    let left_alone = matches!(decision.ingress, Some(Outcome::LeftAlone(_)));
+    let wanted = match (finalizer, given && !entry.service.deleting) {
+        (true, true) => true,
         // What carries no condition of ours was never served by us: its finalizer is another's.
-        (true, _) | (false, false) if entry.carries_ours() => false,
+        (true, false) if entry.carries_ours() => false,
+        // From a time when it was wanted: it must not hold up the deletion of a Service that we serve.
+        (false, false) if entry.service.assigned.is_some() && !left_alone => false,
         _ => return None,
     };
     let list = finalizers(&entry.meta, CLOUD_FINALIZER, wanted)?;

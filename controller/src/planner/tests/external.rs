@@ -129,6 +129,41 @@ fn the_finalizer_comes_before_the_address_and_goes_with_the_service() {
 }
 
 #[test]
+fn a_finalizer_that_is_no_longer_wanted_holds_no_deletion_up() {
+    let with = |mut object: Value, metadata: Value| {
+        merge(&mut object, &json!({"metadata": metadata}));
+        object
+    };
+    let with_finalizer = |service: Value| {
+        let finalizers = ["service.kubernetes.io/load-balancer-cleanup"];
+        with(service, json!({"finalizers": finalizers}))
+    };
+    let mut cluster = Cluster::new("192.0.2.0/30");
+    cluster.service("ours", 0, with_finalizer(held("192.0.2.1")));
+    let theirs = json!({"spec": {"loadBalancerClass": "other.example/lb"}});
+    cluster.service("theirs", 0, with_finalizer(theirs));
+    cluster.settle();
+    let finalizers = |cluster: &Cluster, name: &str| {
+        let list = cluster.objects[&object(name)]["metadata"]["finalizers"].as_array();
+        list.map_or(0, Vec::len)
+    };
+    assert_eq!(
+        (finalizers(&cluster, "ours"), finalizers(&cluster, "theirs")),
+        (1, 1)
+    );
+    for name in ["ours", "theirs"] {
+        let deleted = cluster.objects[&object(name)].clone();
+        let deletion = json!({"deletionTimestamp": "2026-02-01T00:00:00Z"});
+        cluster.put(object(name), with(deleted, deletion));
+    }
+    cluster.settle();
+    assert_eq!(
+        (finalizers(&cluster, "ours"), finalizers(&cluster, "theirs")),
+        (0, 1)
+    );
+}
+
+#[test]
 fn the_audit_finds_nothing_at_rest_and_counts_duplicates() {
     let mut cluster = Cluster::new("192.0.2.0/30");
     cluster.service("a", 0, json!({}));
