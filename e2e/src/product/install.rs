@@ -88,6 +88,8 @@ pub fn install_chart(lab: &Lab, more: &[&str]) -> Result<()> {
         "-n",
         NAMESPACE,
         "--create-namespace",
+        // Without it, an upgrade that names no values keeps those of the last one.
+        "--reset-values",
     ];
     run(&mut lab.helm(arguments.iter().chain(more))?).map(drop)
 }

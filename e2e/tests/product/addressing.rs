@@ -108,6 +108,21 @@ impl Fixture {
         message
     }
 
+    /// Waits until an event about a Service has this reason and says this.
+    pub fn wait_told(&self, service: &str, reason: &str, piece: &str) {
+        wait_for(&format!("{service} to be told {reason} {piece}"), SOON, || {
+            let events = self.cluster.events(&self.name, "Service", service);
+            let events = events.map_err(|error| error.to_string())?;
+            let told = |event: &String| event.starts_with(&format!("{reason}: ")) && event.contains(piece);
+            events
+                .iter()
+                .any(told)
+                .then_some(())
+                .ok_or_else(|| format!("{events:?}"))
+        })
+        .unwrap();
+    }
+
     /// Watches for two seconds that Services keep exactly these addresses.
     pub fn keeps(&self, services: &[(&str, &[String])]) {
         holds_for("nothing changes", QUIET, || {
@@ -121,13 +136,20 @@ impl Fixture {
         .unwrap();
     }
 
-    /// Creates or changes a pool of the fixture's name and a suffix; `spec` is merged into its spec. It goes with the
-    /// fixture.
+    /// Creates or changes a pool of the fixture's name and a suffix, and waits until the controller has seen it; `spec`
+    /// is merged into its spec. It goes with the fixture.
     pub fn set_pool(&self, suffix: &str, addresses: &[&str], spec: Value) -> String {
         let name = format!("{}{suffix}", self.name);
         let mut pool = manifests::pool(&name, addresses);
         merge(&mut pool["spec"], spec);
-        self.cluster.apply(&pool).unwrap();
+        let generation = self.cluster.apply(&pool).unwrap()["metadata"]["generation"].clone();
+        self.wait_pool(&name, &format!("seen as of {generation}"), |pool| {
+            let conditions = pool["status"]["conditions"].as_array();
+            conditions
+                .into_iter()
+                .flatten()
+                .any(|condition| condition["observedGeneration"] == generation)
+        });
         name
     }
 

@@ -35,13 +35,12 @@ fn each_family_gets_an_address_in_the_order_of_the_service() {
     let message = f.wait_kept("rather", "FamilyMissing");
     assert!(message.contains("no IPv4 address"), "{message}");
     f.wait_event("rather", "FamilyMissing");
-    f.make("must", spec("RequireDualStack", "64"));
-    f.wait_refused("must", "PoolExhausted");
-    f.keeps(&[("must", &[]), ("rather", &[v6(0x103)])]);
-    // The order is that of creation. Whoever comes first takes what becomes free, and keeps what it has.
     f.cluster.delete(&f.service_path("four")).unwrap();
     f.wait_ingress("rather", &[v4(100), v6(0x103)]);
     f.wait_kept("rather", "Assigned");
+    f.make("must", spec("RequireDualStack", "64"));
+    f.wait_refused("must", "PoolExhausted");
+    f.keeps(&[("must", &[]), ("rather", &[v4(100), v6(0x103)])]);
     f.cluster.delete(&f.service_path("require")).unwrap();
     f.wait_ingress("must", &[v6(0x102), v4(102)]);
 }
@@ -49,18 +48,19 @@ fn each_family_gets_an_address_in_the_order_of_the_service() {
 #[test]
 fn no_pool_of_a_family_is_said_and_mended() {
     let f = Fixture::new("family-pool", &["172.30.0.100-172.30.0.102"]);
-    f.make("six", spec("SingleStack", "6"));
-    let message = f.wait_refused("six", "NoAddressOfFamily");
+    // Those made within one second are served in the order of their names.
+    f.make("a", spec("SingleStack", "6"));
+    let message = f.wait_refused("a", "NoAddressOfFamily");
     assert!(message.contains("IPv6"), "{message}");
-    f.make("prefer", spec("PreferDualStack", "64"));
-    f.wait_ingress("prefer", &[v4(100)]);
-    f.wait_kept("prefer", "FamilyMissing");
-    f.make("require", spec("RequireDualStack", "46"));
-    f.wait_refused("require", "NoAddressOfFamily");
+    f.make("b", spec("PreferDualStack", "64"));
+    f.wait_ingress("b", &[v4(100)]);
+    f.wait_kept("b", "FamilyMissing");
+    f.make("c", spec("RequireDualStack", "46"));
+    f.wait_refused("c", "NoAddressOfFamily");
     f.set_pool("-six", &["fd00:30::100-fd00:30::10f"], json!({}));
-    f.wait_ingress("six", &[v6(0x100)]);
-    f.wait_ingress("prefer", &[v6(0x101), v4(100)]);
-    f.wait_ingress("require", &[v4(101), v6(0x102)]);
+    f.wait_ingress("a", &[v6(0x100)]);
+    f.wait_ingress("b", &[v6(0x101), v4(100)]);
+    f.wait_ingress("c", &[v4(101), v6(0x102)]);
 }
 
 #[test]

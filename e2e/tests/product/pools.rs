@@ -1,9 +1,11 @@
 //! What a pool gives, to whom, and what becomes of what it gave when it changes or goes.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use fairlead_e2e::client::ClientOptions;
 use fairlead_e2e::product::api::condition;
+use fairlead_e2e::product::manifests;
 use fairlead_e2e::topology::Place;
 use serde_json::{Value, json};
 
@@ -160,7 +162,6 @@ fn pools_are_for_whom_they_say_in_their_order() {
     for pool in [&gold, &team] {
         f.wait_accepted(pool, "True", "Accepted");
     }
-    f.wait_accepted(&format!("{}-only", f.name), "True", "Accepted");
 
     f.make("plain", json!({}));
     f.wait_ingress("plain", &[v4(100)]);
@@ -179,8 +180,8 @@ fn pools_are_for_whom_they_say_in_their_order() {
     // Nor by name.
     f.make_with("stranger", &[(POOL, &team)]);
     f.wait_refused("stranger", "PoolNotAllowed");
-    f.make_with("asking", &[(ADDRESSES, &v4(121))]);
-    f.wait_refused("asking", "PoolNotAllowed");
+    f.make_with("then", &[(ADDRESSES, &v4(121))]);
+    f.wait_refused("then", "PoolNotAllowed");
     // Who no longer matches keeps what it has, and is told.
     f.edit("gold", &json!({"metadata": {"labels": {"tier": null}}}));
     f.wait_kept("gold", "PoolNotAllowed");
@@ -195,11 +196,17 @@ fn pools_are_for_whom_they_say_in_their_order() {
 #[test]
 fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     let f = Fixture::new("shrink", &["172.30.0.100-172.30.0.103"]);
+    // Of every pool, whatever its name.
+    let mut all = manifests::advertisement(&f.name, &f.name);
+    all["spec"] = json!({"addressPools": []});
+    f.cluster.apply(&all).unwrap();
     let vip = f.web("web", "Cluster", &["node1"]);
     assert_eq!(vip.to_string(), v4(100));
     let announcer = f.wait_announcer(vip, |_| true);
     f.curl(Place::Client, &format!("{vip}:80"));
-    let client = ClientOptions::new(format!("{vip}:80").parse().unwrap());
+    let mut client = ClientOptions::new(format!("{vip}:80").parse().unwrap());
+    // A busy machine may be late; it refuses nothing for that.
+    client.timeout = Duration::from_secs(3);
     let client = f.lab.start_client(Place::Client, &client).unwrap();
     let holder = format!("{}/web", f.name);
 
@@ -243,11 +250,8 @@ fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     f.wait_kept("web", "Retained");
     assert_eq!(f.announcers(vip), [announcer.clone()]);
 
-    // Its range under another name, advertised by the same advertisement: whatever is in use moves over.
-    let advertisement = format!("/apis/fairlead.dev/v1alpha1/l2advertisements/{}", f.name);
+    // Its range under another name: whatever is in use moves over.
     let again = format!("{}-again", f.name);
-    let both = json!({"spec": {"addressPools": [f.name, again]}});
-    f.cluster.patch(&advertisement, &both).unwrap();
     f.set_pool("-again", &["172.30.0.100-172.30.0.103"], json!({}));
     f.wait_accepted(&again, "True", "Accepted");
     f.wait_pool(&f.name, "gone", Value::is_null);
@@ -306,8 +310,7 @@ fn a_pool_that_wants_it_gives_others_for_the_addresses_that_leave() {
     f.wait_announcer(new, |_| true);
     f.wait_condition("web", ANNOUNCED, "True", "Announced");
     assert_eq!(f.curl(Place::Client, &format!("{new}:80")).backend, "web-node2");
-    let pool = f.wait_pool(&f.name, "figures", |pool| {
-        pool["status"]["ipv4"]["usage"] == "2/2"
+    f.wait_pool(&f.name, "nothing to be retained", |pool| {
+        pool["status"]["ipv4"]["usage"] == "2/2" && Fixture::retained(pool).is_empty()
     });
-    assert_eq!(Fixture::retained(&pool), [""; 0]);
 }

@@ -172,8 +172,7 @@ fn a_changed_wish_is_met_or_the_old_address_kept() {
     f.wait_ingress("web", &[v4(100)]);
     f.annotate("web", ADDRESSES, Some(&v4(102)));
     f.wait_ingress("web", &[v4(102)]);
-    let told = f.wait_event("web", "Reassigned");
-    assert!(told.contains("was 172.30.0.100"), "{told}");
+    f.wait_told("web", "Reassigned", "was 172.30.0.100");
     for (wish, reason) in [(v4(103), "AddressInUse"), (v4(99), "AddressNotInPool")] {
         f.annotate("web", ADDRESSES, Some(&wish));
         let message = f.wait_kept("web", reason);
@@ -204,7 +203,8 @@ fn a_changed_wish_is_met_or_the_old_address_kept() {
 fn services_share_an_address_only_as_they_may() {
     let f = Fixture::new("joining", &["172.30.0.100-172.30.0.109"]);
     let make = |name: &str, key: &str, port: u16, address: Option<&str>, spec: Value| {
-        let annotations = json!({SHARED: key, ADDRESSES: address});
+        let asked = address.map(|address| (ADDRESSES, address));
+        let annotations: Value = [(SHARED, key)].into_iter().chain(asked).collect();
         let ports = json!([{"port": port, "targetPort": 8080, "protocol": "TCP"}]);
         let mut patch = json!({"metadata": {"annotations": annotations}, "spec": {"ports": ports}});
         merge(&mut patch["spec"], spec);
@@ -220,7 +220,7 @@ fn services_share_an_address_only_as_they_may() {
     f.wait_ingress("c", &[v4(101)]);
     let local = json!({"externalTrafficPolicy": "Local"});
     for (name, key, port, spec, reason, piece) in [
-        ("port", "k", 80, json!({}), "SharingConflict", "port 80/TCP"),
+        ("port", "k", 80, json!({}), "SharingConflict", "port 80/tcp"),
         ("key", "other", 82, json!({}), "SharingConflict", "keys differ"),
         ("local", "k", 82, local.clone(), "SharingConflict", "backends"),
     ] {
