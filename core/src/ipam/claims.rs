@@ -19,7 +19,8 @@ pub(super) enum Kind {
     /// It was decided that the Service gets it; nothing is written yet.
     Planned,
     /// It stands in the Service without a record, or in a Service that is not ours, or is what is left of a record:
-    /// nobody else may have it, and for the Service itself it counts for nothing.
+    /// nobody else may have it. The Service itself gets what stands in its status before any other, if it may have it
+    /// newly.
     Standing,
     /// A write that takes it, or the record of it, away has been sent and not been seen to have happened.
     Held,
@@ -113,8 +114,8 @@ pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]
 }
 
 /// A class-less Service whose status carries entries that are not from our pools, and none that the controller recorded:
-/// another implementation serves it. An unrecorded address of our own pools was put there by hand, and is put right; so
-/// is everything with our class.
+/// another implementation serves it. An unrecorded address of our own pools lost its record or was put there by hand, and
+/// is put right; so is everything with our class.
 pub(super) fn served_by_another(rules: &Rules, service: &Service) -> bool {
     let recorded = |address: &IpAddr| {
         let record = service.assigned.as_ref();

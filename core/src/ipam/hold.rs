@@ -13,7 +13,7 @@ use crate::reason::{Reason, Refusal};
 pub(super) struct Have {
     pub(super) address: IpAddr,
     pub(super) pool: String,
-    /// It is written, not just planned.
+    /// It is written, not just planned, and recorded.
     pub(super) firm: bool,
     /// It is in the spec of its pool.
     pub(super) in_spec: bool,
@@ -82,14 +82,16 @@ impl Ledger {
             let (address, pool) = (*address, self.rules.config.pool_of(*address));
             let in_spec = pool.is_some_and(|pool| pool.contains(address));
             let valid = match claim.kind {
-                Kind::Standing | Kind::Held => continue,
+                Kind::Held => continue,
+                Kind::Standing if place == Place::External => continue,
                 Kind::Kept => self.granted(address, claim),
                 // Nobody is served by it, so it is given like a new one.
-                Kind::Recorded | Kind::Planned if !in_spec => continue,
+                Kind::Recorded | Kind::Planned | Kind::Standing if !in_spec => continue,
                 Kind::Recorded => self
                     .claimable_by_record(address, claim, service)
                     .and_then(|()| self.granted(address, claim)),
-                Kind::Planned => {
+                // A record may be lost. What stands in the status is what clients know: the Service gets it, if it may.
+                Kind::Planned | Kind::Standing => {
                     let allowed = pool.is_some_and(|pool| self.rules.allows(pool, service));
                     if !allowed || self.claimable(address, id, service).is_err() {
                         continue;
@@ -102,7 +104,7 @@ impl Ledger {
                 Ok(()) => have.push(Have {
                     address,
                     pool: pool.map_or_else(|| recorded_pool(service, address), |pool| pool.name.clone()),
-                    firm: claim.kind != Kind::Planned,
+                    firm: !matches!(claim.kind, Kind::Planned | Kind::Standing),
                     in_spec,
                 }),
             }

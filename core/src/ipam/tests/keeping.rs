@@ -126,18 +126,29 @@ fn an_ingress_of_others_is_left_alone_without_a_class_and_corrected_with_ours() 
         (edited(Some(CLASS), "8.8.8.8", None), "192.0.2.0/a"),
         (edited(Some(CLASS), "8.8.8.8", recorded()), "192.0.2.5/a"),
         (of_us(hostname), "192.0.2.0/a"),
-        // An unrecorded address of our own pool: the recorded one comes back, or a new one is given.
+        // An unrecorded address of our own pool: the recorded one comes back. Without any record, the Service gets the
+        // one that it is known by, if it may have it.
         (edited(None, "192.0.2.0", recorded()), "192.0.2.5/a"),
-        (edited(None, "192.0.2.0", None), "192.0.2.1/a"),
+        (edited(None, "192.0.2.4", None), "192.0.2.4/a"),
+        (edited(Some(CLASS), "192.0.2.4", None), "192.0.2.4/a"),
     ] {
         let plan = plan_of(rules.clone(), std::slice::from_ref(&service));
         assert_eq!(shown(&plan, "s"), expected, "{service:?}");
     }
-    // What was put there by hand is nobody's until it is put right.
+    // Nobody else gets what stands there, whoever is asked first; and two in which it stands both get others.
     let services = [edited(None, "192.0.2.0", None), service("new")];
-    let plan = plan_of(rules, &services);
+    let plan = plan_of(rules.clone(), &services);
     assert_eq!(
         (shown(&plan, "new"), shown(&plan, "s")),
+        ("192.0.2.1/a".into(), "192.0.2.0/a".into())
+    );
+    let twin = Service {
+        ingress: vec![ip("192.0.2.0")],
+        ..service("twin")
+    };
+    let plan = plan_of(rules, &[edited(None, "192.0.2.0", None), twin]);
+    assert_eq!(
+        (shown(&plan, "s"), shown(&plan, "twin")),
         ("192.0.2.1/a".into(), "192.0.2.2/a".into())
     );
 }
