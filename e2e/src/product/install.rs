@@ -88,6 +88,8 @@ pub fn install_chart(lab: &Lab, more: &[&str]) -> Result<()> {
         "-n",
         NAMESPACE,
         "--create-namespace",
+        // Without any value, Helm would go on with those of the release before.
+        "--reset-values",
     ];
     run(&mut lab.helm(arguments.iter().chain(more))?).map(drop)
 }
