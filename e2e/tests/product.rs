@@ -13,7 +13,9 @@ mod product {
     mod admission;
     mod announcing;
     mod api_only;
+    mod chaos;
     mod chart;
+    mod churn;
     mod external;
     mod failover;
     mod families;
@@ -21,10 +23,12 @@ mod product {
     mod forwarding;
     mod leader;
     mod lifecycle;
+    mod malformed;
     mod pools;
     mod power;
     mod requests;
     mod settings;
     mod sharing;
+    mod upgrade;
     mod validation;
 }

@@ -245,7 +245,7 @@ impl Bench<'_> {
                 changes_per_service: updates as f64 / load.services.max(1) as f64,
                 settled,
                 watch_interruptions: observer.interruptions(),
-                duplicates: timeline.duplicates().clone(),
+                duplicates: timeline.duplicates(),
             })
         })?;
         // A process that was replaced meanwhile would have been noticed by its lost CPU time; this tells why.

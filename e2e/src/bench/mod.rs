@@ -5,9 +5,9 @@ pub mod controller;
 mod figures;
 mod load;
 mod metallb;
-mod observe;
+pub mod observe;
 pub mod report;
-mod timeline;
+pub mod timeline;
 mod usage;
 
 pub use contender::Contender;

@@ -1,5 +1,6 @@
 //! The watch that notes when each Service got its address.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,10 +43,18 @@ impl Observer {
     /// # Errors
     /// When it does not.
     pub async fn start(client: Client, load: &Load) -> Result<Self> {
+        Self::of(client, &format!("{LABEL}={}", load.run)).await
+    }
+
+    /// The same for the Services that a label selector selects.
+    ///
+    /// # Errors
+    /// When the watch does not stand in time.
+    pub async fn of(client: Client, selector: &str) -> Result<Self> {
         let (sender, mut now) = watch::channel(Now::default());
         let timeline = Arc::new(Mutex::new(Timeline::default()));
         let zero = Instant::now();
-        let config = watcher::Config::default().labels(&format!("{LABEL}={}", load.run));
+        let config = watcher::Config::default().labels(selector);
         let task = tokio::spawn(follow(client, config, Arc::clone(&timeline), zero, sender));
         let listed = tokio::time::timeout(LISTED, now.wait_for(|now| now.listed)).await;
         if !matches!(listed, Ok(Ok(_))) {
@@ -120,28 +129,38 @@ async fn follow(
 ) {
     let api: Api<Service> = Api::all(client);
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
+    let mut list = Vec::new();
     while let Some(event) = events.next().await {
         let at = zero.elapsed();
         match event {
-            Ok(Event::Apply(service) | Event::InitApply(service)) => {
-                let assigned = {
-                    let version = service.metadata.resource_version.as_deref();
-                    let mut timeline = lock(&timeline);
-                    timeline.seen(
-                        &key(&service),
-                        version.unwrap_or_default(),
-                        assigned(&service),
-                        at,
-                    );
-                    timeline.assigned()
-                };
-                now.send_modify(|now| (now.assigned, now.changed) = (assigned, at));
+            Ok(Event::Apply(service)) => {
+                let (name, version, address) = entry(&service);
+                lock(&timeline).seen(&name, &version, address, at);
             }
-            Ok(Event::InitDone) => now.send_modify(|now| now.listed = true),
-            Ok(Event::Init | Event::Delete(_)) => {}
-            Err(_) => now.send_modify(|now| now.interruptions += 1),
+            Ok(Event::Delete(service)) => lock(&timeline).gone(&key(&service), at),
+            Ok(Event::Init) => {
+                list.clear();
+                continue;
+            }
+            Ok(Event::InitApply(service)) => list.push(entry(&service)),
+            Ok(Event::InitDone) => {
+                lock(&timeline).listed(&list, at);
+                now.send_modify(|now| now.listed = true);
+            }
+            Err(_) => {
+                now.send_modify(|now| now.interruptions += 1);
+                continue;
+            }
         }
+        let assigned = lock(&timeline).assigned();
+        now.send_modify(|now| (now.assigned, now.changed) = (assigned, at));
     }
+}
+
+/// Name, version and address of a Service.
+fn entry(service: &Service) -> (String, String, Option<IpAddr>) {
+    let version = service.metadata.resource_version.clone();
+    (key(service), version.unwrap_or_default(), assigned(service))
 }
 
 fn lock(timeline: &Mutex<Timeline>) -> MutexGuard<'_, Timeline> {

@@ -15,6 +15,19 @@ use super::fixture::{Fixture, SOON};
 const DEATH: Duration = Duration::from_millis(15_000 + 2_400 + 1_600);
 const ROLLOUT: Duration = Duration::from_secs(60);
 
+/// The process of a controller's pod, and where it runs; no text or several lines if there is not just one.
+pub fn process_of(f: &Fixture, pod: &Value) -> (Place, String) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let place: Place = text(&pod["spec"]["nodeName"]).parse().unwrap();
+    let name = text(&pod["metadata"]["name"]);
+    let script = format!(
+        "for pid in $(pgrep -f ^/usr/bin/fairlead-controller); do \
+         tr '\\0' '\\n' < /proc/$pid/environ | grep -qx POD_NAME={name} && echo $pid; done; true"
+    );
+    let pid = f.run(place, &["sh", "-c", &script]).trim().to_owned();
+    (place, pid)
+}
+
 /// A controller's process.
 struct Controller {
     /// The identity that it takes part with.
@@ -33,12 +46,7 @@ impl Controller {
         let pod = leader_pod(&f.cluster).unwrap();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let name = text(&pod["metadata"]["name"]);
-        let place: Place = text(&pod["spec"]["nodeName"]).parse().unwrap();
-        let script = format!(
-            "for pid in $(pgrep -f ^/usr/bin/fairlead-controller); do \
-             tr '\\0' '\\n' < /proc/$pid/environ | grep -qx POD_NAME={name} && echo $pid; done; true"
-        );
-        let pid = f.run(place, &["sh", "-c", &script]).trim().to_owned();
+        let (place, pid) = process_of(f, &pod);
         assert!(
             !pid.is_empty() && !pid.contains(char::is_whitespace),
             "one process of {name}: {pid:?}"
