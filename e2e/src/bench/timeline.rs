@@ -284,7 +284,8 @@ mod tests {
         timeline.seen("a", "1", ip(1), S(1));
         timeline.seen("b", "2", ip(1), S(2));
         timeline.seen("b", "3", ip(2), S(3));
-        let names: Vec<_> = timeline.duplicates().values().flatten().collect();
+        let duplicates = timeline.duplicates();
+        let names: Vec<_> = duplicates.values().flatten().collect();
         assert_eq!(names, ["a", "b"]);
     }
 

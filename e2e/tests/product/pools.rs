@@ -225,7 +225,7 @@ fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     f.wait_refused("greedy", "AddressNotInPool");
     f.make("next", json!({}));
     f.wait_ingress("next", &[v4(102)]);
-    assert_eq!(f.announcers(vip), [announcer.clone()]);
+    assert_eq!(f.announcers(vip), vec![announcer.clone()]);
 
     // It grows again.
     f.set_pool("", &["172.30.0.100-172.30.0.103"], json!({}));
@@ -248,7 +248,7 @@ fn a_pool_that_shrinks_or_goes_takes_nothing_from_those_who_use_it() {
     f.make("late", json!({}));
     f.wait_refused("late", "NoPool");
     f.wait_kept("web", "Retained");
-    assert_eq!(f.announcers(vip), [announcer.clone()]);
+    assert_eq!(f.announcers(vip), vec![announcer.clone()]);
 
     // Its range under another name: whatever is in use moves over.
     let again = format!("{}-again", f.name);

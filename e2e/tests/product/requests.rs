@@ -56,6 +56,9 @@ fn what_is_asked_for_is_given() {
     }
 }
 
+/// Annotations, a patch, the reason and a piece of the message.
+type Row<'a> = (&'a [(&'a str, &'a str)], &'a Value, &'a str, &'a str);
+
 #[test]
 fn what_cannot_be_given_is_refused_and_never_replaced() {
     let f = Fixture::new("refused", &BOTH);
@@ -72,7 +75,7 @@ fn what_cannot_be_given_is_refused_and_never_replaced() {
     let none = json!({});
     let owner = format!("{}/owner", f.name);
     // Annotations, spec, reason, what the message says.
-    let table: &[(&[(&str, &str)], &Value, &str, &str)] = &[
+    let table: &[Row<'_>] = &[
         (&[(ADDRESSES, "172.30.0.100")], &none, "AddressInUse", &owner),
         (
             &[(ADDRESSES, "172.30.0.99")],
