@@ -70,7 +70,7 @@ fn a_service_changes_its_families_and_keeps_what_it_can() {
     let announcer = f.wait_announcer(vip, |_| true);
     f.edit("web", &spec("PreferDualStack", "46"));
     f.wait_ingress("web", &[v4(100), v6(0x100)]);
-    assert_eq!(f.announcers(vip), [announcer.clone()]);
+    assert_eq!(f.announcers(vip), vec![announcer.clone()]);
     assert_eq!(f.curl(Place::Client, &format!("{vip}:80")).backend, "web-node3");
     f.edit("web", &spec("SingleStack", "4"));
     f.wait_ingress("web", &[v4(100)]);

@@ -239,7 +239,7 @@ fn of_two_records_of_one_address_the_older_wins() {
     assert_eq!(f.curl(Place::Client, &format!("{shared}:80")).backend, "a-node1");
     let began = restore("2001-01-01T00:00:00Z");
     let new = moved("a", began);
-    f.keeps(&[("a", &[new.clone()]), ("b", &[shared.to_string()])]);
+    f.keeps(&[("a", std::slice::from_ref(&new)), ("b", &[shared.to_string()])]);
     f.wait_announcer(new.parse().unwrap(), |_| true);
     assert_eq!(f.curl(Place::Client, &format!("{new}:80")).backend, "a-node1");
     // `b` has no pods.
