@@ -370,7 +370,20 @@ impl Planner {
             let earliest = self.counted.map_or(now, |last| last + COUNTING);
             self.count_soon(earliest.max(now));
         }
-        self.todo.extend(changed.into_iter().map(Object::Service));
+        for key in changed {
+            let ingress = self
+                .ledger
+                .decision(&key)
+                .and_then(|decision| decision.ingress.as_ref());
+            // Who lost its address to an older Service is served by nobody, and must not wait behind the others.
+            let urgent = matches!(ingress, Some(Outcome::Assigned { lost: Some(_), .. }));
+            let object = Object::Service(key);
+            if urgent {
+                self.todo.urge(object);
+            } else {
+                self.todo.push(object);
+            }
+        }
     }
 
     fn count_soon(&mut self, at: Instant) {

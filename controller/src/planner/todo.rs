@@ -1,5 +1,5 @@
 //! Objects that are to be looked at, each once, in the order in which they came up; configuration objects come first,
-//! for they are few and Services depend on them.
+//! for they are few and Services depend on them, and with them what is urgent.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -22,6 +22,15 @@ impl Todo {
                 _ => self.first.push_back(object),
             }
         }
+    }
+
+    /// To be looked at before all Services that are not urgent.
+    pub(super) fn urge(&mut self, object: Object) {
+        if !self.queued.insert(object.clone()) {
+            self.then.retain(|queued| *queued != object);
+            self.first.retain(|queued| *queued != object);
+        }
+        self.first.push_back(object);
     }
 
     pub(super) fn extend(&mut self, objects: impl IntoIterator<Item = Object>) {
@@ -58,5 +67,30 @@ impl Todo {
     /// Is nothing to be looked at now?
     pub(super) fn is_empty(&self) -> bool {
         self.queued.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairlead_core::model::ServiceKey;
+
+    #[test]
+    fn each_object_comes_once_and_what_is_urgent_comes_first() {
+        let service = |name: &str| Object::Service(ServiceKey::new("n", name));
+        let mut todo = Todo::default();
+        todo.extend(["a", "b", "a", "c"].map(service));
+        todo.push(Object::Pool("p".into()));
+        todo.urge(service("c"));
+        let order: Vec<Object> = std::iter::from_fn(|| todo.pop()).collect();
+        assert_eq!(
+            order,
+            [Object::Pool("p".into()), service("c"), service("a"), service("b")]
+        );
+        todo.block(service("a"));
+        todo.release(|_| false);
+        assert!(todo.is_empty());
+        todo.release(|_| true);
+        assert_eq!(todo.pop(), Some(service("a")));
     }
 }

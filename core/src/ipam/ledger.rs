@@ -81,23 +81,13 @@ impl Ledger {
     /// Decides by other rules from now on: every Service anew, from what is observed.
     pub fn change_rules(&mut self, rules: Rules) {
         let before = std::mem::replace(self, Self::new(rules));
-        for (key, id) in before.ids {
-            let Some(entry) = before.entries.get(&id) else {
-                continue;
-            };
-            self.set(Arc::clone(&entry.service), entry.held.clone());
+        for entry in before.entries.into_values() {
+            self.set(entry.service, entry.held);
             // Kept, so that `settle` tells which decisions changed.
-            if let Some(new) = self.ids.get(&key).and_then(|id| self.entries.get_mut(id)) {
-                new.decision = entry.decision.clone();
+            if let Some(new) = self.entries.get_mut(&self.next) {
+                count(&mut self.pools, &self.rules, self.next, &entry.decision, true);
+                new.decision = entry.decision;
             }
-        }
-        let decided: Vec<(Id, Decision)> = self
-            .entries
-            .iter()
-            .map(|(id, entry)| (*id, entry.decision.clone()))
-            .collect();
-        for (id, decision) in decided {
-            self.count(id, &decision, true);
         }
     }
 
@@ -117,46 +107,46 @@ impl Ledger {
         if known.is_some_and(|entry| entry.service == service && entry.held == held) {
             return;
         }
-        let (before, decision) = known.map_or_else(Default::default, |entry| {
-            (entry.claims.clone(), entry.decision.clone())
-        });
-        // What was decided and is not written yet stays for the time being.
-        let planned = before.iter().filter(|(_, claim)| claim.kind == Kind::Planned);
-        let planned = planned.map(|(address, claim)| (*address, claim.place));
-        let claims = with_planned(observed(&self.rules, &service, id, &held), id, planned);
-        let old_key = self.key_of(id);
-        let new_key = sharing_key(&service, self.rules.class.metallb).map(str::to_owned);
-        let asked = asked(&self.rules, &service);
-        for address in &asked {
-            self.asking.entry(*address).or_default().insert(id);
-        }
-        let entry = Entry {
+        let metallb = self.rules.class.metallb;
+        let mut entry = Entry {
+            asked: asked(&self.rules, &service),
+            claims: observed(&self.rules, &service, id, &held),
             service,
             held,
-            asked,
-            claims: claims.clone(),
-            decision,
+            decision: Decision::default(),
         };
-        if let Some(before) = self.entries.insert(id, entry) {
-            let entry = &self.entries[&id];
-            let no_more = before
-                .asked
-                .iter()
-                .filter(|address| !entry.asked.contains(address));
-            forget(&mut self.asking, id, no_more);
+        let new_key = sharing_key(&entry.service, metallb);
+        match self.entries.remove(&id) {
+            None => self.reclaim(id, &[], &entry.claims, (None, new_key)),
+            Some(before) => {
+                // What was decided and is not written yet stays for the time being.
+                let planned = before
+                    .claims
+                    .iter()
+                    .filter(|(_, claim)| claim.kind == Kind::Planned);
+                let planned = planned.map(|(address, claim)| (*address, claim.place));
+                entry.claims = with_planned(entry.claims, id, planned);
+                let old_key = sharing_key(&before.service, metallb);
+                self.reclaim(id, &before.claims, &entry.claims, (old_key, new_key));
+                forget(&mut self.asking, id, &before.asked);
+                entry.decision = before.decision;
+            }
         }
-        self.reclaim(id, &before, &claims, (old_key.as_deref(), new_key.as_deref()));
+        for address in &entry.asked {
+            self.asking.entry(*address).or_default().insert(id);
+        }
+        self.entries.insert(id, entry);
         self.dirty.insert(id);
     }
 
     /// A Service is gone.
     pub fn remove(&mut self, key: &ServiceKey) {
         let Some(id) = self.ids.remove(key) else { return };
-        let old_key = self.key_of(id);
         if let Some(entry) = self.entries.remove(&id) {
             forget(&mut self.asking, id, &entry.asked);
-            self.reclaim(id, &entry.claims, &[], (old_key.as_deref(), None));
-            self.count(id, &entry.decision, false);
+            let key = sharing_key(&entry.service, self.rules.class.metallb);
+            self.reclaim(id, &entry.claims, &[], (key, None));
+            count(&mut self.pools, &self.rules, id, &entry.decision, false);
         }
         self.dirty.remove(&id);
         self.waiting.remove(&id);
@@ -229,11 +219,6 @@ impl Ledger {
         self.entries.get(&id)
     }
 
-    fn key_of(&self, id: Id) -> Option<String> {
-        let entry = self.entries.get(&id)?;
-        sharing_key(&entry.service, self.rules.class.metallb).map(str::to_owned)
-    }
-
     /// Makes the claims of a Service other ones, and has everybody decided anew who claims one of the addresses too, or
     /// asks for it.
     fn reclaim(
@@ -286,91 +271,92 @@ impl Ledger {
         };
         if service.external_wish.is_some() {
             // So that the same address is not found twice; what is planned as external IP stays so.
-            let before = self
-                .entries
-                .get(&id)
-                .and_then(|entry| entry.decision.external.clone());
-            decision.external = before;
-            self.plan(id, &decision);
+            let entry = self.entries.get(&id);
+            decision.external = entry.and_then(|entry| entry.decision.external.clone());
+            self.plan(id, service, &decision);
         }
         let (external, also) = self.judge_external(id, service);
         decision.external = external;
         waits |= also;
-        self.plan(id, &decision);
+        self.plan(id, service, &decision);
         if waits {
             self.waiting.insert(id);
         } else {
             self.waiting.remove(&id);
         }
-        let Some(entry) = self
-            .entries
-            .get_mut(&id)
-            .filter(|entry| entry.decision != decision)
-        else {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return false;
         };
-        let before = std::mem::replace(&mut entry.decision, decision.clone());
-        self.count(id, &before, false);
-        self.count(id, &decision, true);
+        if entry.decision == decision {
+            return false;
+        }
+        let before = std::mem::replace(&mut entry.decision, decision);
+        count(&mut self.pools, &self.rules, id, &before, false);
+        count(&mut self.pools, &self.rules, id, &entry.decision, true);
         true
     }
 
     /// Claims for a Service what is decided for it, beside what it is observed to claim.
-    fn plan(&mut self, id: Id, decision: &Decision) {
-        let Some(entry) = self.entries.get(&id) else {
+    fn plan(&mut self, id: Id, service: &Service, decision: &Decision) {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        let observed = observed(&self.rules, &entry.service, id, &entry.held);
+        let stands = |address: IpAddr| {
+            let mut claims = entry.claims.iter();
+            claims.any(|(known, claim)| *known == address && claim.kind != Kind::Standing)
+        };
+        let planned = entry.claims.iter().any(|(_, claim)| claim.kind == Kind::Planned);
+        if !planned && given(decision).all(|(address, _)| stands(address)) {
+            return;
+        }
+        let observed = observed(&self.rules, service, id, &entry.held);
         let claims = with_planned(observed, id, given(decision));
         if claims == entry.claims {
             return;
         }
-        let before = entry.claims.clone();
-        let key = self.key_of(id);
-        self.reclaim(id, &before, &claims, (key.as_deref(), key.as_deref()));
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.claims = claims;
-        }
-    }
-
-    /// Adds a decision to the counts of the pools, or takes it out of them.
-    fn count(&mut self, id: Id, decision: &Decision, add: bool) {
-        for (address, _) in given(decision) {
-            // Whatever the record says: of an address in no pool, or in another one by now.
-            let Some(pool) = self.rules.config.pool_of(address) else {
-                continue;
-            };
-            let given = self.pools.entry(pool.name.clone()).or_default();
-            let holders = given.holders.entry(address).or_default();
-            let before = holders.len();
-            if add {
-                holders.insert(id);
-            } else {
-                holders.remove(&id);
-            }
-            let after = holders.len();
-            let count = match Family::of(address) {
-                Family::V4 => &mut given.v4,
-                Family::V6 => &mut given.v6,
-            };
-            match (before, after) {
-                (0, 1) => *count += 1,
-                (1, 0) => *count -= 1,
-                _ => {}
-            }
-            if after == 0 {
-                given.holders.remove(&address);
-            }
-            if given.holders.is_empty() {
-                self.pools.remove(&pool.name);
-            }
-        }
+        let before = std::mem::replace(&mut entry.claims, claims.clone());
+        let key = sharing_key(service, self.rules.class.metallb);
+        self.reclaim(id, &before, &claims, (key, key));
     }
 
     /// The ledger as a whole, for checks that two are the same.
     #[cfg(test)]
     pub(super) fn claimed(&self) -> BTreeSet<IpAddr> {
         self.space.claimed()
+    }
+}
+
+/// Adds a decision to the counts of the pools, or takes it out of them.
+fn count(pools: &mut BTreeMap<String, Given>, rules: &Rules, id: Id, decision: &Decision, add: bool) {
+    for (address, _) in given(decision) {
+        // Whatever the record says: of an address in no pool, or in another one by now.
+        let Some(pool) = rules.config.pool_of(address) else {
+            continue;
+        };
+        let given = match pools.get_mut(&pool.name) {
+            Some(given) => given,
+            None => pools.entry(pool.name.clone()).or_default(),
+        };
+        let holders = given.holders.entry(address).or_default();
+        let before = holders.len();
+        if add {
+            holders.insert(id);
+        } else {
+            holders.remove(&id);
+        }
+        let after = holders.len();
+        let count = match Family::of(address) {
+            Family::V4 => &mut given.v4,
+            Family::V6 => &mut given.v6,
+        };
+        match (before, after) {
+            (0, 1) => *count += 1,
+            (1, 0) => *count -= 1,
+            _ => {}
+        }
+        if after == 0 {
+            given.holders.remove(&address);
+        }
     }
 }
 
