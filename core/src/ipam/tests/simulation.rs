@@ -364,7 +364,7 @@ fn soak() {
     );
 }
 
-/// Histories that once went wrong, and the one of `FAIRLEAD_IPAM_REPLAY`.
+/// Histories that once went wrong, or would if a controller held less than it must, and the one of `FAIRLEAD_IPAM_REPLAY`.
 #[test]
 fn histories_that_went_wrong_once() {
     for text in HISTORIES {
@@ -376,6 +376,7 @@ fn histories_that_went_wrong_once() {
 }
 
 const HISTORIES: &[&str] = &[
+    include_str!("simulation/histories/a-late-write.txt"),
     include_str!("simulation/histories/a-reason-that-is-out-of-date.txt"),
     include_str!("simulation/histories/adopted-while-the-record-goes.txt"),
     include_str!("simulation/histories/counted-for-the-pool-of-the-record.txt"),
