@@ -228,7 +228,7 @@ impl Planner {
                     if let Some(external) = decision.and_then(|decision| decision.external.clone()) {
                         self.denied
                             .insert(key.clone(), (external, why.clone(), now + DENIED));
-                        self.writes.forgive(&write.object);
+                        self.writes.forgive(&write.object, now);
                     }
                 }
                 _ => {}
@@ -335,12 +335,13 @@ impl Planner {
 
     /// Gives the ledger a Service as it is, or as it will be once a write under way has happened.
     fn feed(&mut self, entry: &ServiceEntry) {
-        let service = &entry.service;
-        match self.writes.assumed(&service.key, &entry.meta.resource_version) {
-            None => self.ledger.set(Arc::clone(service), Vec::new()),
+        let (service, version) = (&entry.service, &entry.meta.resource_version);
+        let mut held = self.writes.possible(&service.key, version);
+        match self.writes.assumed(&service.key, version) {
+            None => self.ledger.set(Arc::clone(service), held),
             Some(assumed) => {
-                let kept: Vec<IpAddr> = named(assumed).collect();
-                let held = named(service).filter(|address| !kept.contains(address)).collect();
+                // All of it: a write may take only a record away, and leave the address where the user wrote it.
+                held.extend(named(service));
                 self.ledger.set(Arc::clone(assumed), held);
             }
         }

@@ -77,6 +77,8 @@ struct Pending {
     failures: u32,
     /// What a Service is assumed to look like.
     after: Option<Arc<Service>>,
+    /// What earlier writes from the same version would have made of it: each of them may still happen, though only one.
+    earlier: Vec<Arc<Service>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,12 +105,19 @@ impl Writes {
 
     /// A write is being sent.
     pub fn begin(&mut self, object: Object, base: &str, after: Option<Arc<Service>>) {
-        let failures = self.pending.get(&object).map_or(0, |pending| pending.failures);
+        let known = self.pending.get(&object);
+        let failures = known.map_or(0, |pending| pending.failures);
+        let earlier = known
+            .filter(|pending| pending.base == base)
+            .map_or_else(Vec::new, |pending| {
+                pending.earlier.iter().chain(&pending.after).cloned().collect()
+            });
         let pending = Pending {
             base: base.to_owned(),
             state: State::UnderWay,
             failures,
             after,
+            earlier,
         };
         let before = self.pending.insert(object, pending);
         if before.is_none_or(|before| before.state != State::UnderWay) {
@@ -117,8 +126,10 @@ impl Writes {
     }
 
     /// The next write to an object need not wait although the last one failed.
-    pub fn forgive(&mut self, object: &Object) {
-        self.pending.remove(object);
+    pub fn forgive(&mut self, object: &Object, now: Instant) {
+        if let Some(pending) = self.pending.get_mut(object) {
+            pending.state = State::Paused(now);
+        }
     }
 
     /// Does no write matter any more?
@@ -159,6 +170,14 @@ impl Writes {
     pub fn assumed(&self, key: &ServiceKey, version: &str) -> Option<&Arc<Service>> {
         let pending = self.pending.get(&Object::Service(key.clone()))?;
         pending.after.as_ref().filter(|_| pending.base == version)
+    }
+
+    /// Addresses that the Service may come to name by an earlier write from this version, whose outcome is unknown.
+    pub fn possible(&self, key: &ServiceKey, version: &str) -> Vec<IpAddr> {
+        let pending = self.pending.get(&Object::Service(key.clone()));
+        let pending = pending.filter(|pending| pending.base == version);
+        let earlier = pending.into_iter().flat_map(|pending| &pending.earlier);
+        earlier.flat_map(|service| named(service)).collect()
     }
 
     /// Forgets writes that a watch has shown to be settled. `version` tells the version of an object, if it exists.

@@ -126,3 +126,22 @@ fn services_appear_while_writes_lag_and_no_address_is_given_twice() {
         .count();
     assert_eq!(given, 50);
 }
+
+#[test]
+fn an_earlier_write_that_may_still_happen_holds_its_address() {
+    let mut cluster = Cluster::new("192.0.2.0/30");
+    cluster.service("a", 0, json!({}));
+    let first = cluster.step().of("a").unwrap().clone();
+    cluster.end(&first, &Ended::Unknown);
+    // Now `a` wants another address, which is written from the same version.
+    let mut wished = cluster.objects[&object("a")].clone();
+    wished["spec"]["loadBalancerIP"] = json!("192.0.2.3");
+    cluster.objects.insert(object("a"), wished);
+    cluster.show(&object("a"));
+    let second = cluster.after(500).step().of("a").unwrap().clone();
+    assert_eq!(second.base, first.base);
+    cluster.service("b", 1, json!({}));
+    let step = cluster.step();
+    let of_b = &step.of("b").unwrap().change.patch["status"]["loadBalancer"]["ingress"][0]["ip"];
+    assert_eq!(of_b, "192.0.2.1", "192.0.2.0 may still come to stand in `a`");
+}
