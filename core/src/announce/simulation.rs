@@ -341,13 +341,15 @@ proptest! {
     }
 
     /// One event on a settled cluster costs at most one change of owner, none if the owner is still as good as before,
-    /// and unless the owner itself fails, somebody announces the address at every moment.
+    /// and unless the owner itself fails, somebody announces the address at every moment. An owner that departs and
+    /// meets a newcomer may take the address once more before it has heard of the newcomer's claim.
     #[test]
     fn one_event_moves_an_address_at_most_once_and_never_needlessly(
         size in 1usize..=10, last in 1u8.., history in history(), event in event(), steps in proptest::collection::vec(step(), 0..100),
     ) {
         let mut cluster = settled(size, last, &history);
         let owner = cluster.announcers().first().copied();
+        let departs = owner.is_some_and(|n| cluster.speakers[n].departing);
         cluster.claims = 0;
         let deadline = cluster.now + super::YIELD_LIMIT;
         cluster.apply(&event);
@@ -372,7 +374,8 @@ proptest! {
             prop_assert_eq!(after, owner);
             prop_assert_eq!(cluster.claims, 0, "a needless claim: {:#?}", cluster);
         } else {
-            prop_assert!(cluster.claims <= 1, "{} claims: {:#?}", cluster.claims, cluster);
+            let most = if departs { 3 } else { 1 };
+            prop_assert!(cluster.claims <= most, "{} claims: {:#?}", cluster.claims, cluster);
         }
     }
 
