@@ -76,7 +76,7 @@ bench-controller: images ## Addresses for 10 000 Services: Fairlead's controller
 
 .PHONY: bench-ipam
 bench-ipam: ## What address management costs with 10000 Services
-	$(CARGO) bench -q -p fairlead-core --bench ipam
+	$(CARGO) bench -q -p fairlead-core --features testing --bench ipam
 
 ##### Building
 

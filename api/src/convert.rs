@@ -223,10 +223,7 @@ pub fn pool(object: &AddressPool) -> Option<RawPool> {
 fn allocation(object: &PoolAllocation) -> Result<Allocation, String> {
     Ok(Allocation {
         priority: object.priority,
-        access: Access {
-            namespaces: object.namespaces.clone(),
-            selector: optional(object.namespace_selector.as_ref())?,
-        },
+        access: access(&object.namespaces, object.namespace_selector.as_ref())?,
         services: optional(object.service_selector.as_ref())?,
     })
 }
@@ -235,10 +232,14 @@ fn external_ips(object: Option<&PoolExternalIps>) -> Result<Option<Access>, Stri
     let Some(object) = object.filter(|object| object.policy == ExternalIpPolicy::Allow) else {
         return Ok(None);
     };
-    Ok(Some(Access {
-        namespaces: object.namespaces.clone(),
-        selector: optional(object.namespace_selector.as_ref())?,
-    }))
+    access(&object.namespaces, object.namespace_selector.as_ref()).map(Some)
+}
+
+fn access(namespaces: &[String], selector: Option<&LabelSelector>) -> Result<Access, String> {
+    Ok(Access {
+        namespaces: namespaces.to_vec(),
+        selector: optional(selector)?,
+    })
 }
 
 fn optional(object: Option<&LabelSelector>) -> Result<Option<Selector>, String> {

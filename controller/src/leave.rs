@@ -22,10 +22,11 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::change::{Change, Part, finalizers};
+use crate::change::{Change, finalizers};
 use crate::external::{CLOUD_FINALIZER, main_change};
 use crate::index::ServiceEntry;
 use crate::pools::FINALIZER;
+use crate::send::patch;
 use crate::status::service_change;
 
 const POLL: Duration = Duration::from_millis(500);
@@ -213,13 +214,7 @@ async fn clean_services(client: &Client) -> anyhow::Result<usize> {
     let mut writes = futures::stream::iter(due)
         .map(|(key, change)| {
             let api: Api<Service> = Api::namespaced(client.clone(), &key.namespace);
-            async move {
-                let (params, patch) = (PatchParams::default(), Patch::Merge(&change.patch));
-                match change.part {
-                    Part::Main => api.patch(&key.name, &params, &patch).await,
-                    Part::Status => api.patch_status(&key.name, &params, &patch).await,
-                }
-            }
+            async move { patch(&api, &key.name, &change).await }
         })
         .buffer_unordered(AT_ONCE);
     while let Some(written) = writes.next().await {

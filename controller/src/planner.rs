@@ -16,6 +16,7 @@ use fairlead_core::config::ConfigObject;
 use fairlead_core::ipam::{Decision, External, Ledger, Outcome, PoolState};
 use fairlead_core::model::ServiceKey;
 use fairlead_core::ownership::{ClassPolicy, resolve};
+use fairlead_core::range::IpRange;
 use fairlead_core::reason::{Reason, Refusal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -53,6 +54,10 @@ pub struct Policy {
 pub struct Planner {
     policy: Policy,
     basis: Option<Basis>,
+    /// What the basis is made from has changed.
+    basis_due: bool,
+    /// The networks of nodes that the basis was made from.
+    networks: HashMap<String, Vec<(IpRange, String)>>,
     ledger: Ledger,
     reports: Reports,
     quiet: Quiet,
@@ -102,6 +107,8 @@ impl Planner {
         Self {
             policy,
             basis: None,
+            basis_due: false,
+            networks: HashMap::new(),
             ledger: Ledger::new(empty.rules),
             reports: Reports::default(),
             quiet: Quiet::default(),
@@ -130,11 +137,16 @@ impl Planner {
             index.nodes.changes(),
             index.namespaces.changes(),
             index.service_cidrs.changes(),
-            index.views.changes(),
         ];
+        let views = index.views.changes();
         let state = !index.state.changes().is_empty();
         let own = !pools.is_empty() || !advertisements.is_empty();
-        if first || own || others.iter().any(|changed| !changed.is_empty()) {
+        // Reports come all the time; the networks that they tell of hardly ever change.
+        let network = |key: &String| index.views.get(key).map(|view| &view.network) != self.networks.get(key);
+        let rules =
+            first || own || others.iter().any(|changed| !changed.is_empty()) || views.iter().any(network);
+        self.basis_due |= rules;
+        if rules || !views.is_empty() {
             let earliest = self.gathered.map_or(now, |last| last + GATHERING);
             // Pools are few and their changes matter at once.
             self.gather_at = Some(if own || first { now } else { earliest });
@@ -274,7 +286,7 @@ impl Planner {
 
     /// Checks everything: a ledger made anew must decide the same, and no address may stand in two Services. Repairs
     /// the ledger if it does not.
-    pub fn audit(&mut self, index: &Index, now: Instant) -> Audit {
+    pub fn audit(&mut self, index: &Index) -> Audit {
         let services = || index.services.values().map(|entry| entry.service.as_ref());
         let ownership = resolve(services(), &self.ledger.rules().config, self.policy.class);
         let double = |(_, _, refusal): &&(_, _, Refusal)| refusal.reason == Reason::DoubleAssignment;
@@ -301,13 +313,32 @@ impl Planner {
         audit.repaired = differ.len();
         self.ledger = cold;
         self.todo.extend(differ.into_iter().map(Object::Service));
-        self.settle(now);
         audit
     }
 
-    /// Puts rules and reports together.
+    /// Puts together what is due of rules and reports.
     fn gather(&mut self, index: &Index, now: Instant) {
         (self.gather_at, self.gathered) = (None, Some(now));
+        if std::mem::take(&mut self.basis_due) {
+            self.gather_basis(index);
+        }
+        let nodes = index
+            .views
+            .values()
+            .filter(|view| index.nodes.get(view.node.as_str()).is_some());
+        let reports = Reports::new(nodes);
+        for address in reports.differing(&self.reports) {
+            let claimants = self.ledger.claimants(address).cloned();
+            self.todo.extend(claimants.map(Object::Service));
+        }
+        self.reports = reports;
+    }
+
+    fn gather_basis(&mut self, index: &Index) {
+        let networks = index.views.iter();
+        self.networks = networks
+            .map(|(name, view)| (name.to_owned(), view.network.clone()))
+            .collect();
         let basis = basis(index, self.policy.class);
         if self.basis.as_ref() != Some(&basis) {
             if self.basis.as_ref().map(|known| &known.rules) != Some(&basis.rules) {
@@ -321,16 +352,6 @@ impl Planner {
             self.todo.push(Object::State);
             self.basis = Some(basis);
         }
-        let nodes = index
-            .views
-            .values()
-            .filter(|view| index.nodes.get(view.node.as_str()).is_some());
-        let reports = Reports::new(nodes);
-        for address in reports.differing(&self.reports) {
-            let claimants = self.ledger.claimants(address).cloned();
-            self.todo.extend(claimants.map(Object::Service));
-        }
-        self.reports = reports;
     }
 
     /// Gives the ledger a Service as it is, or as it will be once a write under way has happened.
@@ -505,8 +526,7 @@ impl Planner {
 fn deny(entry: &ServiceEntry, decision: &mut Decision, why: &str) {
     if let Some(external) = &mut decision.external {
         let recorded = |address: IpAddr| {
-            let record = entry.service.external.as_ref();
-            record.is_some_and(|record| record.names(address))
+            entry.service.recorded_external(address).is_some()
                 && entry.service.external_ips.contains(&address)
         };
         external.addresses.retain(|external| recorded(external.address));

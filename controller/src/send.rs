@@ -1,14 +1,16 @@
 //! Sends one write to the API server.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use fairlead_api::{AddressPool, L2Advertisement};
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Service};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::change::Part;
+use crate::change::{Change, Part};
 use crate::planner::Write;
 use crate::writes::{Ended, Object};
 
@@ -37,13 +39,7 @@ impl Sender {
     /// version.
     pub async fn send(self, write: Write, limit: Duration) -> Done {
         let (api, name) = self.target(&write.object);
-        let (params, patch) = (PatchParams::default(), Patch::Merge(&write.change.patch));
-        let answer = async {
-            match write.change.part {
-                Part::Main => api.patch(&name, &params, &patch).await,
-                Part::Status => api.patch_status(&name, &params, &patch).await,
-            }
-        };
+        let answer = patch(&api, &name, &write.change);
         let (kind, shown) = (write.object.kind(), write.object.name());
         let ended = match tokio::time::timeout(limit, answer).await {
             // Its last finalizer was taken out, and with that it is gone: there is no new version.
@@ -94,6 +90,21 @@ impl Sender {
                 (api, self.state)
             }
         }
+    }
+}
+
+/// Carries out a change.
+///
+/// # Errors
+/// What the API server answers, or that it does not.
+pub async fn patch<K>(api: &Api<K>, name: &str, change: &Change) -> kube::Result<K>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let (params, patch) = (PatchParams::default(), Patch::Merge(&change.patch));
+    match change.part {
+        Part::Main => api.patch(name, &params, &patch).await,
+        Part::Status => api.patch_status(name, &params, &patch).await,
     }
 }
 

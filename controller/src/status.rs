@@ -285,10 +285,7 @@ fn vip(address: IpAddr) -> LoadBalancerIngress {
 fn without_recorded(entry: &ServiceEntry) -> Vec<LoadBalancerIngress> {
     let ours = |ingress: &&LoadBalancerIngress| {
         let address: Option<IpAddr> = ingress.ip.as_deref().and_then(|ip| ip.parse().ok());
-        let record = entry.service.assigned.as_ref();
-        address
-            .zip(record)
-            .is_some_and(|(address, record)| record.names(address))
+        address.is_some_and(|address| entry.service.records(address))
     };
     entry
         .ingress

@@ -173,7 +173,7 @@ impl Writer {
     }
 
     fn audit(&self, planner: &mut Planner, number: u32) {
-        let audit = self.index.with(|index| planner.audit(index, Instant::now()));
+        let audit = self.index.with(|index| planner.audit(index));
         self.metrics.audited(&audit);
         if audit.duplicates > 0 {
             warn!(

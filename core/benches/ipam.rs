@@ -6,17 +6,13 @@
     reason = "a bench that cannot be set up panics, and criterion's macros document nothing"
 )]
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use fairlead_core::config::{RawPool, compile};
 use fairlead_core::ipam::{Ledger, Rules};
-use fairlead_core::model::{
-    AssignedRecord, Family, FamilyPolicy, Protocol, Service, ServiceKey, ServicePort, ServiceType,
-    TrafficPolicy, Wishes,
-};
+use fairlead_core::model::{AssignedRecord, Family, FamilyPolicy, Service, ServiceKey};
 use fairlead_core::ownership::ClassPolicy;
 
 const SERVICES: u32 = 10_000;
@@ -24,11 +20,7 @@ const SERVICES: u32 = 10_000;
 fn rules(pools: &[(&str, &[&str])]) -> Rules {
     let raw: Vec<RawPool> = pools
         .iter()
-        .map(|(name, addresses)| RawPool {
-            name: (*name).to_owned(),
-            addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
-            ..RawPool::default()
-        })
+        .map(|(name, addresses)| fairlead_core::testing::pool(name, addresses))
         .collect();
     let class = ClassPolicy {
         serve_classless: true,
@@ -46,45 +38,18 @@ fn three() -> Rules {
 }
 
 fn service(n: u32, dual: bool) -> Service {
+    let (families, family_policy) = if dual {
+        (vec![Family::V4, Family::V6], FamilyPolicy::RequireDualStack)
+    } else {
+        (vec![Family::V4], FamilyPolicy::SingleStack)
+    };
+    let name = format!("service-{n:05}");
     Service {
-        key: ServiceKey::new(format!("ns{}", n % 50), format!("service-{n:05}")),
-        uid: format!("uid-{n}"),
+        key: ServiceKey::new(format!("ns{}", n % 50), name.clone()),
         created: i64::from(n / 7),
-        deleting: false,
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        labels: BTreeMap::new(),
-        selector: [("app".to_owned(), format!("app-{n}"))].into(),
-        headless: false,
-        families: if dual {
-            vec![Family::V4, Family::V6]
-        } else {
-            vec![Family::V4]
-        },
-        family_policy: if dual {
-            FamilyPolicy::RequireDualStack
-        } else {
-            FamilyPolicy::SingleStack
-        },
-        requested: None,
-        wishes: Wishes::default(),
-        metallb: Wishes::default(),
-        external_wish: None,
-        external_ips: vec![],
-        external: None,
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: Some(30080),
-        }],
-        policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        client_ip_affinity: false,
-        source_ranges: vec![],
-        ingress: vec![],
-        foreign_ingress: false,
-        assigned: None,
+        families,
+        family_policy,
+        ..fairlead_core::testing::service(&name)
     }
 }
 

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-pub use pool::{Access, Allocation, OnRemove, Pool, RawPool};
+pub use pool::{Access, Allocation, OnRemove, Pool, RawPool, is_buggy};
 
 use crate::range::RangeMap;
 use crate::reason::{Reason, Refusal};

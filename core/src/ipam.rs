@@ -20,14 +20,13 @@ mod space;
 mod tests;
 pub mod wish;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 pub use ledger::Ledger;
 pub use rules::Rules;
 
-use crate::model::{ExternalAddress, Service, ServiceKey};
+use crate::model::{ExternalAddress, ServiceKey};
 use crate::reason::Refusal;
 
 /// What one Service should have. The default is nothing, and nothing of ours may stand in its status.
@@ -90,20 +89,4 @@ pub struct PoolState {
     pub retained: BTreeSet<IpAddr>,
     /// Some of the Services that have those, in order of their names.
     pub holders: Vec<ServiceKey>,
-}
-
-/// Decides for all Services at once, from nothing but what is observed.
-pub fn plan(
-    rules: Rules,
-    services: impl IntoIterator<Item = Arc<Service>>,
-) -> BTreeMap<ServiceKey, Decision> {
-    let mut ledger = Ledger::new(rules);
-    for service in services {
-        ledger.set(service, Vec::new());
-    }
-    ledger.settle();
-    ledger
-        .decisions()
-        .map(|(key, decision)| (key.clone(), decision.clone()))
-        .collect()
 }

@@ -204,13 +204,6 @@ pub struct ExternalRecord {
     pub since: i64,
 }
 
-impl ExternalRecord {
-    /// Does the record name this address?
-    pub fn names(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|external| external.address == address)
-    }
-}
-
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -264,6 +257,20 @@ pub struct Service {
     pub foreign_ingress: bool,
     /// What the controller recorded as assigned.
     pub assigned: Option<AssignedRecord>,
+}
+
+impl Service {
+    /// Does the record of load balancer addresses name this one?
+    pub fn records(&self, address: IpAddr) -> bool {
+        let record = self.assigned.as_ref();
+        record.is_some_and(|record| record.names(address))
+    }
+
+    /// What the record of external IPs says of an address.
+    pub fn recorded_external(&self, address: IpAddr) -> Option<&ExternalAddress> {
+        let mut recorded = self.external.iter().flat_map(|record| &record.addresses);
+        recorded.find(|external| external.address == address)
+    }
 }
 
 /// One port of an EndpointSlice.

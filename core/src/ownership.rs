@@ -65,11 +65,7 @@ pub fn owned<'a>(
             format!("{address} is in no AddressPool"),
         ));
     };
-    if !service
-        .assigned
-        .as_ref()
-        .is_some_and(|record| record.names(address))
-    {
+    if !service.records(address) {
         let message = format!("{address} stands in the status but was not assigned by the controller");
         return Err(Refusal::new(Reason::NotOwned, message));
     }
@@ -87,10 +83,7 @@ pub fn owned_external<'a>(
     config: &'a Config,
 ) -> Option<Result<&'a str, Refusal>> {
     let pool = config.pool_of(address)?;
-    let recorded = service
-        .external
-        .as_ref()
-        .is_some_and(|record| record.names(address));
+    let recorded = service.recorded_external(address).is_some();
     Some(if recorded && takes_external_ips(service) {
         Ok(&pool.name)
     } else {

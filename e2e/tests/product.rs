@@ -11,6 +11,7 @@ mod product {
     mod addresses;
     mod addressing;
     mod admission;
+    mod annotations;
     mod announcing;
     mod api_only;
     mod chaos;

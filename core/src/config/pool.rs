@@ -132,8 +132,13 @@ impl Pool {
 
     /// Is the address one of those that confuse old network equipment, and avoided for that?
     pub fn avoids(&self, address: IpAddr) -> bool {
-        self.avoid_buggy && matches!(address, IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
+        self.avoid_buggy && is_buggy(address)
     }
+}
+
+/// Does an IPv4 address end in .0 or .255, which some old equipment takes for network and broadcast addresses?
+pub fn is_buggy(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
 }
 
 /// Checks a pool against the older ones, whose addresses are `taken`. A pool that is refused or being deleted still

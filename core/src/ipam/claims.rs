@@ -47,12 +47,8 @@ pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]
         }
     };
     let ours = rules.class.serves(service) && !served_by_another(rules, service);
-    let recorded = |address: IpAddr| {
-        let record = service.assigned.as_ref();
-        record.is_some_and(|record| record.names(address))
-    };
     for &address in &service.ingress {
-        let kept = ours && recorded(address);
+        let kept = ours && service.records(address);
         claim(
             address,
             if kept { Kind::Kept } else { Kind::Standing },
@@ -69,12 +65,8 @@ pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]
         }
     }
     let external = takes_external_ips(service);
-    let recorded = |address: IpAddr| {
-        let record = service.external.as_ref();
-        record.is_some_and(|record| record.names(address))
-    };
     for &address in &service.external_ips {
-        let kept = external && recorded(address);
+        let kept = external && service.recorded_external(address).is_some();
         claim(
             address,
             if kept { Kind::Kept } else { Kind::Standing },
@@ -117,12 +109,8 @@ pub(super) fn observed(rules: &Rules, service: &Service, id: Id, held: &[IpAddr]
 /// another implementation serves it. An unrecorded address of our own pools lost its record or was put there by hand, and
 /// is put right; so is everything with our class.
 pub(super) fn served_by_another(rules: &Rules, service: &Service) -> bool {
-    let recorded = |address: &IpAddr| {
-        let record = service.assigned.as_ref();
-        record.is_some_and(|record| record.names(*address))
-    };
     let foreign = |address: &IpAddr| rules.config.pool_of(*address).is_none();
     service.class.is_none()
         && (service.foreign_ingress || service.ingress.iter().any(foreign))
-        && !service.ingress.iter().any(recorded)
+        && !service.ingress.iter().any(|address| service.records(*address))
 }

@@ -262,22 +262,36 @@ impl Ledger {
             };
             return Err(Refusal::new(Reason::NoPool, message));
         }
+        self.named_pools(&wish.pools, |pool| {
+            if self.rules.allows(pool, service) {
+                Ok(())
+            } else {
+                Err(not_allowed(&pool.name, service))
+            }
+        })
+    }
+
+    /// The pools of these names that are in use and that `allows` lets pass, in this order; if there are none, what is
+    /// wrong with the first.
+    pub(super) fn named_pools(
+        &self,
+        names: &[String],
+        allows: impl Fn(&Pool) -> Result<(), Refusal>,
+    ) -> Result<Vec<&Pool>, Refusal> {
         let mut refused = None;
         let mut pools = Vec::new();
-        for name in &wish.pools {
-            match self
-                .rules
-                .config
-                .pools
-                .get(name)
-                .filter(|pool| !pool.ranges.is_empty())
-            {
-                Some(pool) if self.rules.allows(pool, service) => pools.push(pool),
-                Some(pool) => refused = refused.or(Some(not_allowed(&pool.name, service))),
+        for name in names {
+            let pool = self.rules.config.pools.get(name);
+            let verdict = match pool.filter(|pool| !pool.ranges.is_empty()) {
+                Some(pool) => allows(pool).map(|()| pool),
                 None => {
                     let message = format!("no usable AddressPool is named {name}");
-                    refused = refused.or(Some(Refusal::new(Reason::UnknownPool, message)));
+                    Err(Refusal::new(Reason::UnknownPool, message))
                 }
+            };
+            match verdict {
+                Ok(pool) => pools.push(pool),
+                Err(refusal) => refused = refused.or(Some(refusal)),
             }
         }
         match refused {

@@ -40,7 +40,7 @@ impl Ledger {
             .external_ips
             .iter()
             .copied()
-            .filter(|address| match recorded(service, *address) {
+            .filter(|address| match service.recorded_external(*address) {
                 Some(recorded) => recorded.adopted,
                 None => self.rules.config.pool_of(*address).is_some(),
             })
@@ -52,7 +52,7 @@ impl Ledger {
         let mut draft = Draft::default();
         if service.deleting {
             let standing = service.external_ips.iter();
-            let kept = standing.filter_map(|address| recorded(service, *address).cloned());
+            let kept = standing.filter_map(|address| service.recorded_external(*address).cloned());
             draft.external.addresses = kept.collect();
             return (service.external.is_some().then_some(draft.external), false);
         }
@@ -68,7 +68,11 @@ impl Ledger {
         // What the controller gave, or is about to give.
         let given: Vec<&Have> = have
             .iter()
-            .filter(|have| recorded(service, have.address).is_none_or(|recorded| !recorded.adopted))
+            .filter(|have| {
+                service
+                    .recorded_external(have.address)
+                    .is_none_or(|recorded| !recorded.adopted)
+            })
             .filter(|have| !draft.names(have.address))
             .collect();
         match service.external_wish.as_deref().map(external_wish).transpose() {
@@ -109,7 +113,7 @@ impl Ledger {
             return self.keep_external(own, service);
         }
         match lost {
-            Some(lost) if recorded(service, address).is_some() => Err(lost.clone()),
+            Some(lost) if service.recorded_external(address).is_some() => Err(lost.clone()),
             _ => self.newly(id, service, address, true),
         }
     }
@@ -169,29 +173,9 @@ impl Ledger {
         family: Family,
         names: &[String],
     ) -> Result<Granted, Refusal> {
-        let mut refused = None;
-        let mut pools: Vec<&Pool> = Vec::new();
-        for name in names {
-            let pool = self.rules.config.pools.get(name);
-            let verdict = match pool.filter(|pool| !pool.ranges.is_empty()) {
-                Some(pool) => self.allows_external(pool, service).map(|()| pool),
-                None => Err(Refusal::new(
-                    Reason::UnknownPool,
-                    format!("no usable AddressPool is named {name}"),
-                )),
-            };
-            match verdict {
-                Ok(pool) => pools.push(pool),
-                Err(refusal) => refused = refused.or(Some(refusal)),
-            }
-        }
-        match refused {
-            Some(refusal) if pools.is_empty() => Err(refusal),
-            _ => {
-                let (address, pool) = self.find(id, service, family, &pools, None)?;
-                Ok((address, pool, None))
-            }
-        }
+        let pools = self.named_pools(names, |pool| self.allows_external(pool, service))?;
+        let (address, pool) = self.find(id, service, family, &pools, None)?;
+        Ok((address, pool, None))
     }
 
     /// May the Service keep an external IP?
@@ -263,10 +247,4 @@ impl Draft {
         let mut addresses = self.external.addresses.iter();
         addresses.any(|known| known.address == address)
     }
-}
-
-/// What the record says of an address.
-fn recorded(service: &Service, address: IpAddr) -> Option<&ExternalAddress> {
-    let mut recorded = service.external.iter().flat_map(|record| &record.addresses);
-    recorded.find(|recorded| recorded.address == address)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::config::is_buggy;
 use crate::range::{IpRange, bits, next, previous};
 
 /// Free addresses. Memory grows with the gaps between used addresses, never with the number of addresses; every
@@ -100,12 +101,7 @@ impl FreeSet {
     }
 }
 
-/// Does an IPv4 address end in .0 or .255, which some old equipment takes for network and broadcast addresses?
-pub(super) fn is_buggy(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
-}
-
-/// How many addresses of a range are such.
+/// How many addresses of a range end in .0 or .255.
 fn buggy(range: IpRange) -> u128 {
     let (IpAddr::V4(first), IpAddr::V4(last)) = (range.first(), range.last()) else {
         return 0;

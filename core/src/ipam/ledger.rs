@@ -184,8 +184,9 @@ impl Ledger {
         Some(&self.entries.get(self.ids.get(key)?)?.decision)
     }
 
-    /// All decisions.
-    pub fn decisions(&self) -> impl Iterator<Item = (&ServiceKey, &Decision)> {
+    /// All decisions, for checks.
+    #[cfg(test)]
+    pub(super) fn decisions(&self) -> impl Iterator<Item = (&ServiceKey, &Decision)> {
         let entries = self.entries.values();
         entries.map(|entry| (&entry.service.key, &entry.decision))
     }

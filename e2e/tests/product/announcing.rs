@@ -13,15 +13,7 @@ fn exactly_one_node_answers_arp() {
     let f = Fixture::new("one", &["172.30.0.100-172.30.0.109"]);
     let vip = f.web("web", "Cluster", &["node1", "node2", "node3"]);
     let announcer = f.wait_announcer(vip, |_| true);
-    holds_for("one MAC and always the same", Duration::from_secs(3), || {
-        let now = f.announcers(vip);
-        if now == [announcer.clone()] {
-            Ok(())
-        } else {
-            Err(format!("{now:?} answer"))
-        }
-    })
-    .unwrap();
+    f.stays_with(&announcer, vip);
     let message = f.wait_condition("web", "fairlead.dev/Announced", "True", "Announced");
     assert!(message.contains(&announcer), "{message}");
     // Unicast requests, by which neighbours refresh their entries, are answered as well.

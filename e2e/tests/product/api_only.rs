@@ -3,6 +3,7 @@
 use std::sync::Once;
 use std::time::Duration;
 
+use fairlead_e2e::product::install::{NAMESPACE, RELEASE};
 use fairlead_e2e::product::{Cluster, install, manifests, wait_for};
 use fairlead_e2e::{Lab, LabError};
 use serde_json::{Value, json};
@@ -110,4 +111,27 @@ impl Table {
             "{accepted} rows accepted, {refused} refused"
         );
     }
+}
+
+/// Somebody with all rights in the test's namespace, those to the status included.
+pub fn with_all_rights(test: &ApiOnly, who: &str) -> Cluster {
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"namespace": test.name, "name": who},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": who}],
+    });
+    test.cluster.apply(&binding).unwrap();
+    test.cluster.impersonate(who)
+}
+
+/// Somebody with all rights in the test's namespace.
+pub fn user(test: &ApiOnly) -> Cluster {
+    with_all_rights(test, "e2e-user")
+}
+
+/// The controller's service account.
+pub fn controller(test: &ApiOnly) -> Cluster {
+    test.cluster
+        .impersonate(&format!("system:serviceaccount:{NAMESPACE}:{RELEASE}-controller"))
 }

@@ -5,6 +5,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use fairlead_e2e::product::api::condition;
+use fairlead_e2e::product::wait::holds_for;
 use fairlead_e2e::product::wire::{self, Answer};
 use fairlead_e2e::product::{Cluster, install, manifests, wait_for};
 use fairlead_e2e::topology::Place;
@@ -171,6 +172,23 @@ impl Fixture {
             },
         )
         .unwrap_or_else(|error| panic!("{error}\n{}", self.explain()))
+    }
+
+    /// Watches that nobody but this node answers ARP for an address, for a while.
+    pub fn stays_with(&self, announcer: &str, address: Ipv4Addr) {
+        holds_for(
+            "one announcer and always the same",
+            Duration::from_secs(3),
+            || {
+                let now = self.announcers(address);
+                if now == [announcer] {
+                    Ok(())
+                } else {
+                    Err(format!("{now:?} answer"))
+                }
+            },
+        )
+        .unwrap();
     }
 
     /// Waits until nobody answers ARP for an address.

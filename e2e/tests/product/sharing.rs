@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use fairlead_e2e::product::wait::holds_for;
 use fairlead_e2e::product::{manifests, wait_for};
 use fairlead_e2e::topology::Place;
 use serde_json::{Value, json};
@@ -54,15 +53,7 @@ fn two_services_share_an_address_and_one_node_announces_it() {
         said.contains("refused") || said.contains("Couldn't connect"),
         "{said}"
     );
-    holds_for("one announcer, the same for both", Duration::from_secs(3), || {
-        let now = f.announcers(vip);
-        if now == [announcer.clone()] {
-            Ok(())
-        } else {
-            Err(format!("{now:?} answer"))
-        }
-    })
-    .unwrap();
+    f.stays_with(&announcer, vip);
     for service in ["web", "api"] {
         let message = f.wait_condition(service, "fairlead.dev/Announced", "True", "Announced");
         assert!(message.contains(&announcer), "{service}: {message}");

@@ -7,9 +7,12 @@ mod sharing;
 mod simulation;
 mod texts;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::*;
 use crate::config::{RawPool, compile};
-use crate::model::{AssignedRecord, ExternalRecord, Wishes};
+use crate::model::{AssignedRecord, ExternalRecord, Service, Wishes};
 use crate::ownership::ClassPolicy;
 use crate::range::IpRange;
 use crate::testing::{pool, service};
@@ -77,7 +80,10 @@ fn ledger_of(rules: Rules, services: &[Service]) -> Ledger {
 }
 
 fn plan_of(rules: Rules, services: &[Service]) -> BTreeMap<ServiceKey, Decision> {
-    plan(rules, services.iter().cloned().map(Arc::new))
+    ledger_of(rules, services)
+        .decisions()
+        .map(|(key, decision)| (key.clone(), decision.clone()))
+        .collect()
 }
 
 /// `192.0.2.1/a`, with `!Reason` appended for a note; or the reason alone, in brackets if the status is left alone.

@@ -254,10 +254,7 @@ fn gives_up_external(rules: &Rules, service: &Service, address: IpAddr, decision
     let given = decision.external.iter().flat_map(|external| &external.addresses);
     let mut instead = given.filter(|external| Family::of(external.address) == family && !external.adopted);
     instead.any(|external| {
-        let extra = service
-            .external
-            .as_ref()
-            .is_some_and(|record| record.names(external.address));
+        let extra = service.recorded_external(external.address).is_some();
         extra || renumbers(pool, address) || pool.is_some_and(|pool| !names.contains(&pool.name))
     })
 }
