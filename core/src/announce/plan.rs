@@ -138,6 +138,7 @@ pub fn plan(input: &Input) -> Plan {
         plan.candidacies.insert(
             address,
             Candidacy {
+                preempts: false,
                 cordoned: candidate.cordoned || input.departing,
                 weight: if input.departing {
                     LAST_RESORT

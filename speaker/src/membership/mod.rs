@@ -1,0 +1,7 @@
+//! Gossip between speakers.
+
+pub mod detector;
+pub mod identity;
+pub mod node;
+pub mod replica;
+pub mod wire;
