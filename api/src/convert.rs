@@ -258,7 +258,8 @@ pub fn advertisement(object: &L2Advertisement) -> Option<RawAdvertisement> {
 
 /// A candidacy record, as the election ranks it.
 pub fn record(object: &CandidacyRecord) -> announce::Record {
-    let candidacy = |c: &Candidacy| announce::Candidacy { preempts: false,
+    let candidacy = |c: &Candidacy| announce::Candidacy {
+        preempts: false,
         cordoned: c.cordoned,
         weight: c.weight,
         claim: c.claim,

@@ -1,5 +1,7 @@
 //! Metrics; all names begin with `fairlead_speaker_`.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -21,6 +23,13 @@ pub struct ProbeLabels {
 pub struct ResultLabels {
     /// What happened.
     pub result: &'static str,
+}
+
+/// Labels of gossip that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GossipLabels {
+    /// Why.
+    pub reason: &'static str,
 }
 
 /// Labels of changes between announcing and not.
@@ -53,6 +62,18 @@ pub struct Metrics {
     pub node_state_writes: Family<ResultLabels, Counter>,
     /// Speakers that are alive, this one included.
     pub live_speakers: Gauge,
+    /// Datagrams of the gossip: `sent`, `received` or `failed` to be sent.
+    pub gossip_datagrams: Family<ResultLabels, Counter>,
+    /// Their bytes, without the headers of UDP and IP.
+    pub gossip_bytes: Family<ResultLabels, Counter>,
+    /// Datagrams, and messages in them, that were not taken.
+    pub gossip_refused: Family<GossipLabels, Counter>,
+    /// Probes of other speakers that were not answered.
+    pub gossip_suspicions: Counter,
+    /// Speakers that were found dead or have left.
+    pub gossip_deaths: Counter,
+    /// How late this node was of late, in seconds.
+    pub gossip_lateness: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -69,6 +90,12 @@ impl Metrics {
             conflicts: Counter::default(),
             node_state_writes: Family::default(),
             live_speakers: Gauge::default(),
+            gossip_datagrams: Family::default(),
+            gossip_bytes: Family::default(),
+            gossip_refused: Family::default(),
+            gossip_suspicions: Counter::default(),
+            gossip_deaths: Counter::default(),
+            gossip_lateness: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("fairlead_speaker");
         registry.register(
@@ -116,6 +143,36 @@ impl Metrics {
             "live_speakers",
             "Speakers that are alive, this one included",
             metrics.live_speakers.clone(),
+        );
+        registry.register(
+            "gossip_datagrams",
+            "Datagrams between speakers, by what became of them",
+            metrics.gossip_datagrams.clone(),
+        );
+        registry.register(
+            "gossip_bytes",
+            "Bytes of the datagrams between speakers",
+            metrics.gossip_bytes.clone(),
+        );
+        registry.register(
+            "gossip_refused",
+            "Datagrams between speakers that were not taken, by reason",
+            metrics.gossip_refused.clone(),
+        );
+        registry.register(
+            "gossip_suspicions",
+            "Unanswered probes of other speakers",
+            metrics.gossip_suspicions.clone(),
+        );
+        registry.register(
+            "gossip_deaths",
+            "Speakers that were found dead or have left",
+            metrics.gossip_deaths.clone(),
+        );
+        registry.register(
+            "gossip_lateness_seconds",
+            "How late this node was of late in what it had to do for the gossip; others are found dead more slowly then",
+            metrics.gossip_lateness.clone(),
         );
         metrics
     }

@@ -344,7 +344,8 @@ fn the_ipv4_address_of_a_dual_stack_service_does_not_wait_for_the_ipv6_one() {
 #[test]
 fn while_yielding_the_address_is_answered_for_but_not_announced_unasked() {
     let mut index = index();
-    let cordoned = Candidacy { preempts: false,
+    let cordoned = Candidacy {
+        preempts: false,
         cordoned: true,
         weight: 0,
         claim: Some(1),

@@ -12,7 +12,10 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use fairlead_core::model::NodeName;
-use foca::{AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, OwnedNotification, PeriodicParams, State, Timer};
+use foca::{
+    AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, OwnedNotification, PeriodicParams, State,
+    Timer,
+};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tracing::debug;
@@ -146,14 +149,24 @@ impl Detector {
 
     /// Goes on under a later start number.
     pub fn restart(&mut self, start: i64, now: Duration) {
-        let identity = Identity { start, bump: 0, ..self.foca.identity().clone() };
+        let identity = Identity {
+            start,
+            bump: 0,
+            ..self.foca.identity().clone()
+        };
         self.with(now, |foca, runtime| foca.change_identity(identity, runtime));
+    }
+
+    /// Seeks the nodes that are not alive at once.
+    pub fn hurry(&mut self, now: Duration) {
+        self.seek = self.seek.min(now);
     }
 
     /// Says farewell to everybody.
     pub fn leave(&mut self) {
         let farewell = Message::Obituary(self.foca.identity().clone(), 0);
-        self.out.extend(self.live.keys().map(|node| (node.clone(), farewell.clone())));
+        self.out
+            .extend(self.live.keys().map(|node| (node.clone(), farewell.clone())));
     }
 
     /// Takes in a message of another speaker's detector.
@@ -164,7 +177,9 @@ impl Detector {
     /// Somebody was found dead by another node, or has left.
     pub fn obituary(&mut self, dead: Identity, incarnation: u16, now: Duration) {
         let update = Member::new(dead, incarnation, State::Down);
-        self.with(now, |foca, runtime| foca.apply_many([update].into_iter(), true, runtime));
+        self.with(now, |foca, runtime| {
+            foca.apply_many([update].into_iter(), true, runtime)
+        });
     }
 
     /// Somebody is suspected. If it is this node, it clears itself; otherwise the one concerned is told.
@@ -172,21 +187,36 @@ impl Detector {
         if accused.node != self.foca.identity().node {
             // Passed on once: told to a third node it would be told to a fourth.
             if self.live.contains_key(&accused.node) || self.peers.contains(&accused.node) {
-                self.out.push((accused.node.clone(), Message::Accusation { accused, incarnation, by }));
+                self.out.push((
+                    accused.node.clone(),
+                    Message::Accusation {
+                        accused,
+                        incarnation,
+                        by,
+                    },
+                ));
             }
             return;
         }
         let update = Member::new(accused, incarnation, State::Suspect);
-        self.with(now, |foca, runtime| foca.apply_many([update].into_iter(), true, runtime));
+        self.with(now, |foca, runtime| {
+            foca.apply_many([update].into_iter(), true, runtime)
+        });
         // Whatever comes from this node from now on clears it, most of all with the accuser.
-        self.with(now, |foca, runtime| foca.announce(Identity::unknown(&by), runtime));
+        self.with(now, |foca, runtime| {
+            foca.announce(Identity::unknown(&by), runtime)
+        });
     }
 
     /// When to call [`Self::tick`] next.
     pub fn next(&self) -> Duration {
         let timers = self.timers.keys().next().map(|(due, _)| *due);
         let accusations = self.suspects.values().map(|(_, due)| *due).min();
-        [timers, accusations, Some(self.seek)].into_iter().flatten().min().unwrap_or(self.seek)
+        [timers, accusations, Some(self.seek)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.seek)
     }
 
     /// Does what is due. What has arrived must have been taken in before: an answer that waits in the socket counts.
@@ -205,7 +235,11 @@ impl Detector {
             let before: BTreeSet<NodeName> = self.live.keys().cloned().collect();
             let timer = pending.timer;
             let about = match &timer {
-                Timer::ChangeSuspectToDown { member_id, incarnation, .. } => Some((member_id.clone(), *incarnation)),
+                Timer::ChangeSuspectToDown {
+                    member_id,
+                    incarnation,
+                    ..
+                } => Some((member_id.clone(), *incarnation)),
                 _ => None,
             };
             self.with(now, |foca, runtime| foca.handle_timer(timer, runtime));
@@ -213,7 +247,8 @@ impl Detector {
                 self.suspects.remove(&dead);
                 if before.contains(&dead.node) && !self.live.contains_key(&dead.node) {
                     let told = Message::Obituary(dead, incarnation);
-                    self.out.extend(self.live.keys().map(|node| (node.clone(), told.clone())));
+                    self.out
+                        .extend(self.live.keys().map(|node| (node.clone(), told.clone())));
                 }
             }
         }
@@ -224,7 +259,9 @@ impl Detector {
     fn measure(&mut self, now: Duration) {
         let elapsed = now.saturating_sub(self.measured);
         self.measured = now;
-        self.lateness = self.lateness.mul_f64(0.5f64.powf(elapsed.as_secs_f64() / FORGET.as_secs_f64()));
+        self.lateness = self
+            .lateness
+            .mul_f64(0.5f64.powf(elapsed.as_secs_f64() / FORGET.as_secs_f64()));
         if let Some((due, _)) = self.timers.keys().next() {
             self.lateness = self.lateness.max(now.saturating_sub(*due));
         }
@@ -232,7 +269,9 @@ impl Detector {
 
     fn stretched(&self) -> Duration {
         let factor = 1.0 + self.lateness.as_secs_f64() / LATENESS.as_secs_f64();
-        self.settings.suspicion.mul_f64(factor.clamp(1.0, f64::from(STRETCH)))
+        self.settings
+            .suspicion
+            .mul_f64(factor.clamp(1.0, f64::from(STRETCH)))
     }
 
     fn accuse(&mut self, now: Duration) {
@@ -243,11 +282,16 @@ impl Detector {
             .filter(|member| member.state() == State::Suspect)
             .map(|member| (member.id(), member.incarnation()))
             .collect();
-        self.suspects.retain(|who, (incarnation, _)| suspected.get(who) == Some(incarnation));
+        self.suspects
+            .retain(|who, (incarnation, _)| suspected.get(who) == Some(incarnation));
         let me = self.foca.identity().node.clone();
         for (accused, (incarnation, due)) in self.suspects.iter_mut().filter(|(_, (_, due))| *due <= now) {
             *due = now + ACCUSE;
-            let told = Message::Accusation { accused: accused.clone(), incarnation: *incarnation, by: me.clone() };
+            let told = Message::Accusation {
+                accused: accused.clone(),
+                incarnation: *incarnation,
+                by: me.clone(),
+            };
             self.out.push((accused.node.clone(), told.clone()));
             // By a detour as well, another one each time.
             let others: Vec<&NodeName> = self.live.keys().filter(|node| **node != accused.node).collect();
@@ -264,11 +308,18 @@ impl Detector {
         }
         let early = self.live.is_empty() && now < self.started + FIRST;
         self.seek = now + if early { SEEK_FIRST } else { SEEK };
-        let missing: Vec<NodeName> = self.peers.iter().filter(|node| !self.live.contains_key(*node)).cloned().collect();
+        let missing: Vec<NodeName> = self
+            .peers
+            .iter()
+            .filter(|node| !self.live.contains_key(*node))
+            .cloned()
+            .collect();
         for _ in 0..SOUGHT.min(missing.len()) {
             self.sought = self.sought.wrapping_add(1);
             let node = &missing[self.sought % missing.len()];
-            self.with(now, |foca, runtime| foca.announce(Identity::unknown(node), runtime));
+            self.with(now, |foca, runtime| {
+                foca.announce(Identity::unknown(node), runtime)
+            });
         }
     }
 
@@ -290,12 +341,23 @@ impl Detector {
         }
         while let Some((after, timer)) = runtime.to_schedule() {
             let mut due = now + after;
-            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
+            if let Timer::ChangeSuspectToDown {
+                member_id,
+                incarnation,
+                ..
+            } = &timer
+            {
                 self.counts.suspicions += 1;
                 due = now + self.stretched();
                 self.suspects.insert(member_id.clone(), (*incarnation, now));
             }
-            self.schedule(due, Pending { timer, submitted: now });
+            self.schedule(
+                due,
+                Pending {
+                    timer,
+                    submitted: now,
+                },
+            );
         }
         while let Some(notification) = runtime.to_notify() {
             self.version += 1;
@@ -336,6 +398,9 @@ fn config(settings: &Settings) -> Config {
         // Nodes that are not alive are sought by this module.
         periodic_announce: None,
         periodic_announce_to_down_members: None,
-        periodic_gossip: Some(PeriodicParams { frequency: Duration::from_millis(100), num_members: number(2) }),
+        periodic_gossip: Some(PeriodicParams {
+            frequency: Duration::from_millis(100),
+            num_members: number(2),
+        }),
     }
 }

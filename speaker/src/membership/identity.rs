@@ -20,7 +20,11 @@ pub struct Identity {
 impl Identity {
     /// For a first message to a node of which nothing is known yet.
     pub fn unknown(node: &NodeName) -> Self {
-        Self { node: node.clone(), start: 0, bump: 0 }
+        Self {
+            node: node.clone(),
+            start: 0,
+            bump: 0,
+        }
     }
 
     pub(super) fn encode(&self, out: &mut Writer) {
@@ -31,7 +35,11 @@ impl Identity {
 
     pub(super) fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
         let node = std::str::from_utf8(reader.bytes()?).map_err(|_| Malformed)?;
-        Ok(Self { node: NodeName::from(node), start: reader.signed()?, bump: reader.number()? })
+        Ok(Self {
+            node: NodeName::from(node),
+            start: reader.signed()?,
+            bump: reader.number()?,
+        })
     }
 }
 
@@ -39,7 +47,10 @@ impl foca::Identity for Identity {
     type Addr = NodeName;
 
     fn renew(&self) -> Option<Self> {
-        Some(Self { bump: self.bump + 1, ..self.clone() })
+        Some(Self {
+            bump: self.bump + 1,
+            ..self.clone()
+        })
     }
 
     fn addr(&self) -> NodeName {
@@ -93,10 +104,22 @@ impl foca::Codec<Identity> for Codec {
         let message = match reader.byte()? {
             1 => Message::Ping(reader.byte()?),
             2 => Message::Ack(reader.byte()?),
-            3 => Message::PingReq { target: Identity::decode(&mut reader)?, probe_number: reader.byte()? },
-            4 => Message::IndirectPing { origin: Identity::decode(&mut reader)?, probe_number: reader.byte()? },
-            5 => Message::IndirectAck { target: Identity::decode(&mut reader)?, probe_number: reader.byte()? },
-            6 => Message::ForwardedAck { origin: Identity::decode(&mut reader)?, probe_number: reader.byte()? },
+            3 => Message::PingReq {
+                target: Identity::decode(&mut reader)?,
+                probe_number: reader.byte()?,
+            },
+            4 => Message::IndirectPing {
+                origin: Identity::decode(&mut reader)?,
+                probe_number: reader.byte()?,
+            },
+            5 => Message::IndirectAck {
+                target: Identity::decode(&mut reader)?,
+                probe_number: reader.byte()?,
+            },
+            6 => Message::ForwardedAck {
+                origin: Identity::decode(&mut reader)?,
+                probe_number: reader.byte()?,
+            },
             7 => Message::Announce,
             8 => Message::Feed,
             9 => Message::Gossip,
@@ -106,7 +129,12 @@ impl foca::Codec<Identity> for Codec {
         };
         let read = chunk.len() - reader.0.len();
         buf.advance(read);
-        Ok(Header { src, src_incarnation, dst, message })
+        Ok(Header {
+            src,
+            src_incarnation,
+            dst,
+            message,
+        })
     }
 
     fn encode_member(&mut self, member: &Member<Identity>, buf: impl BufMut) -> Result<(), Malformed> {
@@ -154,7 +182,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn identity(node: &str) -> Identity {
-        Identity { node: node.into(), start: -3, bump: 300 }
+        Identity {
+            node: node.into(),
+            start: -3,
+            bump: 300,
+        }
     }
 
     #[test]
@@ -163,10 +195,22 @@ mod tests {
         let messages = [
             Message::Ping(1),
             Message::Ack(255),
-            Message::PingReq { target: who(), probe_number: 1 },
-            Message::IndirectPing { origin: who(), probe_number: 2 },
-            Message::IndirectAck { target: who(), probe_number: 3 },
-            Message::ForwardedAck { origin: who(), probe_number: 4 },
+            Message::PingReq {
+                target: who(),
+                probe_number: 1,
+            },
+            Message::IndirectPing {
+                origin: who(),
+                probe_number: 2,
+            },
+            Message::IndirectAck {
+                target: who(),
+                probe_number: 3,
+            },
+            Message::ForwardedAck {
+                origin: who(),
+                probe_number: 4,
+            },
             Message::Announce,
             Message::Feed,
             Message::Gossip,
@@ -174,7 +218,12 @@ mod tests {
             Message::TurnUndead,
         ];
         for message in messages {
-            let header = Header { src: identity("a"), src_incarnation: 500, dst: identity("b"), message };
+            let header = Header {
+                src: identity("a"),
+                src_incarnation: 500,
+                dst: identity("b"),
+                message,
+            };
             let mut bytes = vec![];
             Codec.encode_header(&header, &mut bytes).unwrap();
             bytes.push(42);

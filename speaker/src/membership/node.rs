@@ -70,7 +70,11 @@ impl Node {
     /// A speaker that starts now. `start` is larger than that of any process of this node before it; if it is not, that is
     /// found out and mended.
     pub fn new(me: NodeName, start: i64, settings: Settings, seed: u64, now: Duration) -> Self {
-        let identity = Identity { node: me.clone(), start, bump: 0 };
+        let identity = Identity {
+            node: me.clone(),
+            start,
+            bump: 0,
+        };
         Self {
             detector: Detector::new(identity, settings, seed, now),
             replica: Replica::new(me.clone(), start),
@@ -131,7 +135,8 @@ impl Node {
                 let same = lacking.is_empty() && self.replica.vector().eq(theirs.iter().copied());
                 if same {
                     self.inform();
-                    self.out.push((from.clone(), Message::Digest(self.replica.digest())));
+                    self.out
+                        .push((from.clone(), Message::Digest(self.replica.digest())));
                 } else {
                     // What the other lacks it finds out by the same means.
                     self.tell(from, now);
@@ -142,10 +147,15 @@ impl Node {
             }
             Message::Pull(known) => {
                 let pieces = self.replica.answer(known).into_iter();
-                self.out.extend(pieces.map(|delta| (from.clone(), Message::Delta(delta))));
+                self.out
+                    .extend(pieces.map(|delta| (from.clone(), Message::Delta(delta))));
             }
             Message::Obituary(dead, incarnation) => self.detector.obituary(dead, incarnation, now),
-            Message::Accusation { accused, incarnation, by } => self.detector.accused(accused, incarnation, by, now),
+            Message::Accusation {
+                accused,
+                incarnation,
+                by,
+            } => self.detector.accused(accused, incarnation, by, now),
         }
         if self.detector.live().count() > alive {
             // Somebody is new here: what each knows is compared at once.
@@ -177,7 +187,10 @@ impl Node {
 
     /// Asks for a part of a record, unless somebody was just asked for it.
     fn ask(&mut self, whom: &NodeName, known: Known, now: Duration) {
-        let waiting = self.asked.get(&known.origin).is_some_and(|asked| now < *asked + ANSWER);
+        let waiting = self
+            .asked
+            .get(&known.origin)
+            .is_some_and(|asked| now < *asked + ANSWER);
         if !waiting {
             self.asked.insert(known.origin, now);
             self.out.push((whom.clone(), Message::Pull(known)));
@@ -187,7 +200,11 @@ impl Node {
     fn tell_all(&mut self, pieces: &[Delta]) {
         let live: Vec<NodeName> = self.detector.live().cloned().collect();
         for node in live {
-            self.out.extend(pieces.iter().map(|delta| (node.clone(), Message::Delta(delta.clone()))));
+            self.out.extend(
+                pieces
+                    .iter()
+                    .map(|delta| (node.clone(), Message::Delta(delta.clone()))),
+            );
         }
     }
 
@@ -197,8 +214,14 @@ impl Node {
         if due {
             self.told.insert(to.clone(), now);
             let parts = self.replica.vectors().into_iter();
-            self.out.extend(parts.map(|part| (to.clone(), Message::Vector(part))));
+            self.out
+                .extend(parts.map(|part| (to.clone(), Message::Vector(part))));
         }
+    }
+
+    /// A session with somebody has begun: what was sent there before was not understood, so it is said again at once.
+    pub fn hurry(&mut self, now: Duration) {
+        self.detector.hurry(now);
     }
 
     /// When to call [`Self::tick`] next.
@@ -230,9 +253,15 @@ impl Node {
 
     fn forget(&mut self, now: Duration) {
         let live: BTreeSet<&NodeName> = self.detector.live().collect();
-        let strange = |node: &&NodeName| **node != self.me && !live.contains(*node) && !self.peers.contains(*node);
-        let strangers: BTreeSet<NodeName> =
-            self.replica.records().map(|(node, _)| node).filter(strange).cloned().collect();
+        let strange =
+            |node: &&NodeName| **node != self.me && !live.contains(*node) && !self.peers.contains(*node);
+        let strangers: BTreeSet<NodeName> = self
+            .replica
+            .records()
+            .map(|(node, _)| node)
+            .filter(strange)
+            .cloned()
+            .collect();
         self.strangers.retain(|node, _| strangers.contains(node));
         for node in strangers {
             let since = *self.strangers.entry(node.clone()).or_insert(now);
@@ -252,7 +281,9 @@ impl Node {
     pub fn take_output(&mut self) -> Vec<(NodeName, Vec<u8>)> {
         let mut all = std::mem::take(&mut self.out);
         all.extend(self.detector.take_output());
-        all.into_iter().map(|(to, message)| (to, message.encode())).collect()
+        all.into_iter()
+            .map(|(to, message)| (to, message.encode()))
+            .collect()
     }
 
     /// Rises whenever [`Self::view`] says something else.
@@ -268,7 +299,11 @@ impl Node {
         View {
             incarnation: self.replica.incarnation(),
             live,
-            records: self.replica.records().map(|(node, record)| (node.clone(), Arc::clone(record))).collect(),
+            records: self
+                .replica
+                .records()
+                .map(|(node, record)| (node.clone(), Arc::clone(record)))
+                .collect(),
             metas: self
                 .replica
                 .records()

@@ -37,8 +37,15 @@ struct Copy {
 
 impl Copy {
     fn new(incarnation: i64) -> Self {
-        let record = Record { incarnation, ..Record::default() };
-        Self { incarnation, record: Arc::new(record), ..Self::default() }
+        let record = Record {
+            incarnation,
+            ..Record::default()
+        };
+        Self {
+            incarnation,
+            record: Arc::new(record),
+            ..Self::default()
+        }
     }
 
     fn put(&mut self, sequence: u64, key: Key, value: Option<Box<[u8]>>) {
@@ -59,7 +66,9 @@ impl Copy {
     /// Brings what is understood of an entry in line with it.
     fn read(&mut self, key: &Key, value: Option<&[u8]>) {
         if *key == Key::meta() {
-            self.meta = value.and_then(|value| Meta::decode(value).ok()).unwrap_or_default();
+            self.meta = value
+                .and_then(|value| Meta::decode(value).ok())
+                .unwrap_or_default();
         } else if let Some(address) = key.to_address() {
             let record = Arc::make_mut(&mut self.record);
             match value.and_then(|value| decode_candidacy(value).ok()) {
@@ -89,7 +98,12 @@ pub struct Replica {
 impl Replica {
     /// Knows nothing but that this speaker exists.
     pub fn new(me: NodeName, incarnation: i64) -> Self {
-        let mut replica = Self { me, copies: BTreeMap::new(), names: BTreeMap::new(), version: 0 };
+        let mut replica = Self {
+            me,
+            copies: BTreeMap::new(),
+            names: BTreeMap::new(),
+            version: 0,
+        };
         replica.begin(incarnation);
         replica
     }
@@ -137,7 +151,9 @@ impl Replica {
     /// Makes this node's record say this and nothing else, and returns what has to be told to all.
     pub fn publish(&mut self, wanted: &BTreeMap<Key, Vec<u8>>) -> Vec<Delta> {
         let me = self.me.clone();
-        let Some(own) = self.copies.get_mut(&me) else { return Vec::new() };
+        let Some(own) = self.copies.get_mut(&me) else {
+            return Vec::new();
+        };
         let before = own.head;
         let gone: Vec<Key> = own
             .entries
@@ -172,9 +188,15 @@ impl Replica {
         if delta.origin == self.me {
             let mine = self.incarnation();
             let outdated = delta.incarnation > mine;
-            return Taken { superseded: outdated.then_some(delta.incarnation), ..Taken::default() };
+            return Taken {
+                superseded: outdated.then_some(delta.incarnation),
+                ..Taken::default()
+            };
         }
-        let copy = self.copies.entry(delta.origin.clone()).or_insert_with(|| Copy::new(delta.incarnation));
+        let copy = self
+            .copies
+            .entry(delta.origin.clone())
+            .or_insert_with(|| Copy::new(delta.incarnation));
         self.names.insert(origin, delta.origin);
         if delta.incarnation < copy.incarnation {
             return Taken::default();
@@ -189,7 +211,13 @@ impl Replica {
                 copy.head = 0;
             }
         }
-        let ask = |after| Some(Known { origin, incarnation: delta.incarnation, head: after });
+        let ask = |after| {
+            Some(Known {
+                origin,
+                incarnation: delta.incarnation,
+                head: after,
+            })
+        };
         let mut taken = Taken::default();
         if delta.after > copy.head {
             taken.ask = ask(copy.head);
@@ -208,7 +236,10 @@ impl Replica {
             copy.remove(sequence);
         }
         for entry in delta.entries {
-            let newer = copy.entries.get(&entry.key).is_none_or(|(known, _)| *known < entry.sequence);
+            let newer = copy
+                .entries
+                .get(&entry.key)
+                .is_none_or(|(known, _)| *known < entry.sequence);
             if newer {
                 copy.put(entry.sequence, entry.key, entry.value);
             }
@@ -224,9 +255,17 @@ impl Replica {
 
     /// What to send to somebody who knows this much of a record.
     pub fn answer(&self, known: Known) -> Vec<Delta> {
-        let Some(name) = self.names.get(&known.origin) else { return Vec::new() };
-        let Some(copy) = self.copies.get(name) else { return Vec::new() };
-        let after = if known.incarnation == copy.incarnation { known.head } else { 0 };
+        let Some(name) = self.names.get(&known.origin) else {
+            return Vec::new();
+        };
+        let Some(copy) = self.copies.get(name) else {
+            return Vec::new();
+        };
+        let after = if known.incarnation == copy.incarnation {
+            known.head
+        } else {
+            0
+        };
         if known.incarnation > copy.incarnation || after > copy.head {
             return Vec::new();
         }
@@ -240,15 +279,20 @@ impl Replica {
             hash ^ (hash >> 33)
         };
         self.vector().fold(0x9e37_79b9_7f4a_7c15, |hash, known| {
-            mix(mix(mix(hash, known.origin), known.incarnation.cast_unsigned()), known.head)
+            mix(
+                mix(mix(hash, known.origin), known.incarnation.cast_unsigned()),
+                known.head,
+            )
         })
     }
 
     /// How much is known of every record.
     pub fn vector(&self) -> impl Iterator<Item = Known> {
-        self.copies
-            .iter()
-            .map(|(node, copy)| Known { origin: name_hash(node), incarnation: copy.incarnation, head: copy.head })
+        self.copies.iter().map(|(node, copy)| Known {
+            origin: name_hash(node),
+            incarnation: copy.incarnation,
+            head: copy.head,
+        })
     }
 
     /// The same in parts that fit in a message each.
@@ -260,17 +304,25 @@ impl Replica {
     /// What somebody else knows and this node does not, each with the point from which it is lacking.
     pub fn lacking(&self, theirs: &[Known]) -> Vec<Known> {
         let lacking = |their: &Known| {
-            let mine = self.names.get(&their.origin).and_then(|name| self.copies.get(name));
+            let mine = self
+                .names
+                .get(&their.origin)
+                .and_then(|name| self.copies.get(name));
             let (incarnation, head) = mine.map_or((i64::MIN, 0), |copy| (copy.incarnation, copy.head));
             let head_there = if incarnation == their.incarnation { head } else { 0 };
-            ((incarnation, head) < (their.incarnation, their.head)).then_some(Known { head: head_there, ..*their })
+            ((incarnation, head) < (their.incarnation, their.head)).then_some(Known {
+                head: head_there,
+                ..*their
+            })
         };
         theirs.iter().filter_map(lacking).collect()
     }
 
     /// The history of a record after a point, in pieces, at most so many.
     fn pieces(&self, origin: &NodeName, after: u64, most: usize) -> Vec<Delta> {
-        let Some(copy) = self.copies.get(origin) else { return Vec::new() };
+        let Some(copy) = self.copies.get(origin) else {
+            return Vec::new();
+        };
         let piece = |after| Delta {
             origin: origin.clone(),
             incarnation: copy.incarnation,
@@ -295,7 +347,11 @@ impl Replica {
             }
             size += length;
             current.upto = *sequence;
-            current.entries.push(Entry { sequence: *sequence, key: key.clone(), value });
+            current.entries.push(Entry {
+                sequence: *sequence,
+                key: key.clone(),
+                value,
+            });
         }
         if pieces.len() < most {
             // The end of the history may be removals that are forgotten by now.

@@ -93,7 +93,8 @@ impl<'a> Reader<'a> {
     }
 
     fn count(&mut self) -> Result<u64, Malformed> {
-        self.number().and_then(|count| if count > MOST { Err(Malformed) } else { Ok(count) })
+        self.number()
+            .and_then(|count| if count > MOST { Err(Malformed) } else { Ok(count) })
     }
 
     fn text(&mut self) -> Result<String, Malformed> {
@@ -161,8 +162,19 @@ impl Meta {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader(bytes);
         let count = reader.count()?;
-        let mac = |_| Ok(Mac([reader.byte()?, reader.byte()?, reader.byte()?, reader.byte()?, reader.byte()?, reader.byte()?]));
-        Ok(Self { macs: (0..count).map(mac).collect::<Result<_, Malformed>>()? })
+        let mac = |_| {
+            Ok(Mac([
+                reader.byte()?,
+                reader.byte()?,
+                reader.byte()?,
+                reader.byte()?,
+                reader.byte()?,
+                reader.byte()?,
+            ]))
+        };
+        Ok(Self {
+            macs: (0..count).map(mac).collect::<Result<_, Malformed>>()?,
+        })
     }
 }
 
@@ -301,7 +313,11 @@ impl Message {
                 identity.encode(&mut out);
                 out.number((*incarnation).into());
             }
-            Self::Accusation { accused, incarnation, by } => {
+            Self::Accusation {
+                accused,
+                incarnation,
+                by,
+            } => {
                 out.0.push(7);
                 accused.encode(&mut out);
                 out.number((*incarnation).into());
@@ -323,7 +339,11 @@ impl Message {
             3 => Self::Digest(u64::from_be_bytes(*reader.0.first_chunk().ok_or(Malformed)?)),
             4 => {
                 let count = reader.count()?;
-                Self::Vector((0..count).map(|_| Known::decode(&mut reader)).collect::<Result<_, _>>()?)
+                Self::Vector(
+                    (0..count)
+                        .map(|_| Known::decode(&mut reader))
+                        .collect::<Result<_, _>>()?,
+                )
             }
             5 => Self::Pull(Known::decode(&mut reader)?),
             6 => Self::Obituary(Identity::decode(&mut reader)?, incarnation(&mut reader)?),
@@ -351,7 +371,11 @@ impl Known {
     fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
         let (origin, rest) = reader.0.split_first_chunk().ok_or(Malformed)?;
         reader.0 = rest;
-        Ok(Self { origin: u64::from_be_bytes(*origin), incarnation: reader.signed()?, head: reader.number()? })
+        Ok(Self {
+            origin: u64::from_be_bytes(*origin),
+            incarnation: reader.signed()?,
+            head: reader.number()?,
+        })
     }
 }
 
@@ -359,7 +383,14 @@ impl Delta {
     fn encode(&self, out: &mut Writer) {
         out.bytes(self.origin.as_str().as_bytes());
         out.signed(self.incarnation);
-        for number in [self.floor, self.head, self.after, self.upto, self.last.into(), self.entries.len() as u64] {
+        for number in [
+            self.floor,
+            self.head,
+            self.after,
+            self.upto,
+            self.last.into(),
+            self.entries.len() as u64,
+        ] {
             out.number(number);
         }
         let mut before = self.after;
@@ -375,7 +406,12 @@ impl Delta {
     fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
         let origin = NodeName(reader.text()?);
         let incarnation = reader.signed()?;
-        let (floor, head, after, upto) = (reader.number()?, reader.number()?, reader.number()?, reader.number()?);
+        let (floor, head, after, upto) = (
+            reader.number()?,
+            reader.number()?,
+            reader.number()?,
+            reader.number()?,
+        );
         let last = reader.number()? != 0;
         let mut before = after;
         let entries = (0..reader.count()?)
@@ -384,12 +420,31 @@ impl Delta {
                 let ordered = sequence > before && sequence <= upto;
                 before = sequence;
                 let key = Key(reader.bytes()?.into());
-                let value = Some(reader.bytes()?).filter(|value| !value.is_empty()).map(Into::into);
-                if ordered { Ok(Entry { sequence, key, value }) } else { Err(Malformed) }
+                let value = Some(reader.bytes()?)
+                    .filter(|value| !value.is_empty())
+                    .map(Into::into);
+                if ordered {
+                    Ok(Entry { sequence, key, value })
+                } else {
+                    Err(Malformed)
+                }
             })
             .collect::<Result<_, _>>()?;
-        let delta = Self { origin, incarnation, floor, head, after, upto, last, entries };
-        if delta.after <= delta.upto && delta.upto <= delta.head { Ok(delta) } else { Err(Malformed) }
+        let delta = Self {
+            origin,
+            incarnation,
+            floor,
+            head,
+            after,
+            upto,
+            last,
+            entries,
+        };
+        if delta.after <= delta.upto && delta.upto <= delta.head {
+            Ok(delta)
+        } else {
+            Err(Malformed)
+        }
     }
 }
 
@@ -405,7 +460,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn identity() -> Identity {
-        Identity { node: "node1".into(), start: 1_700_000_000_000_000, bump: 3 }
+        Identity {
+            node: "node1".into(),
+            start: 1_700_000_000_000_000,
+            bump: 3,
+        }
     }
 
     fn delta() -> Delta {
@@ -427,7 +486,11 @@ mod tests {
     }
 
     fn all() -> Vec<Message> {
-        let known = Known { origin: 7, incarnation: i64::MAX, head: u64::MAX };
+        let known = Known {
+            origin: 7,
+            incarnation: i64::MAX,
+            head: u64::MAX,
+        };
         vec![
             Message::Swim(vec![1, 2, 3]),
             Message::Delta(delta()),
@@ -435,7 +498,11 @@ mod tests {
             Message::Vector(vec![known; 3]),
             Message::Pull(known),
             Message::Obituary(identity(), u16::MAX),
-            Message::Accusation { accused: identity(), incarnation: 2, by: "node2".into() },
+            Message::Accusation {
+                accused: identity(),
+                incarnation: 2,
+                by: "node2".into(),
+            },
         ]
     }
 
@@ -455,11 +522,18 @@ mod tests {
 
     #[test]
     fn values_of_a_newer_speaker_are_read_as_far_as_they_are_known() {
-        let candidacy = Candidacy { cordoned: true, preempts: true, weight: i32::MIN, claim: Some(-7) };
+        let candidacy = Candidacy {
+            cordoned: true,
+            preempts: true,
+            weight: i32::MIN,
+            claim: Some(-7),
+        };
         let mut bytes = encode_candidacy(&candidacy);
         bytes.extend([1, 2, 3]);
         assert_eq!(decode_candidacy(&bytes), Ok(candidacy));
-        let meta = Meta { macs: vec![Mac([1, 2, 3, 4, 5, 6]), Mac::BROADCAST] };
+        let meta = Meta {
+            macs: vec![Mac([1, 2, 3, 4, 5, 6]), Mac::BROADCAST],
+        };
         let mut bytes = meta.encode();
         bytes.push(1);
         assert_eq!(Meta::decode(&bytes), Ok(meta));

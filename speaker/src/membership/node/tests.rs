@@ -60,7 +60,13 @@ impl Net {
     }
 
     fn start(&mut self, n: usize, incarnation: i64) {
-        let mut node = Node::new(name(n), incarnation, Settings::default(), self.rng.random(), self.now);
+        let mut node = Node::new(
+            name(n),
+            incarnation,
+            Settings::default(),
+            self.rng.random(),
+            self.now,
+        );
         node.set_peers((0..self.nodes.len()).map(name).collect());
         self.nodes[n] = Some(node);
     }
@@ -77,7 +83,8 @@ impl Net {
                 self.numbered += 1;
                 let late = self.slow.get(&to).copied().unwrap_or_default();
                 let at = self.now + Duration::from_micros(self.rng.random_range(50..1500)) + late;
-                self.flights.push((std::cmp::Reverse((at, self.numbered)), n, to, bytes));
+                self.flights
+                    .push((std::cmp::Reverse((at, self.numbered)), n, to, bytes));
             }
         }
     }
@@ -110,14 +117,20 @@ impl Net {
                 Some((node.as_ref()?.next() + late, n))
             });
             let timer = timer.min();
-            let next = [flight, timer.map(|(at, _)| at)].into_iter().flatten().min().unwrap_or(end);
+            let next = [flight, timer.map(|(at, _)| at)]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(end);
             if next > end {
                 self.now = end;
                 return None;
             }
             self.now = self.now.max(next);
             if flight.is_some_and(|at| at <= self.now) {
-                let Some((_, from, to, bytes)) = self.flights.pop() else { continue };
+                let Some((_, from, to, bytes)) = self.flights.pop() else {
+                    continue;
+                };
                 if let Some(node) = &mut self.nodes[to] {
                     node.receive(&name(from), &bytes, self.now);
                 }
@@ -138,7 +151,10 @@ impl Net {
     }
 
     fn up(&self) -> BTreeSet<NodeName> {
-        (0..self.nodes.len()).filter(|n| self.nodes[*n].is_some()).map(name).collect()
+        (0..self.nodes.len())
+            .filter(|n| self.nodes[*n].is_some())
+            .map(name)
+            .collect()
     }
 
     /// Do all that run take all that run, and nobody else, for alive?
@@ -158,8 +174,14 @@ impl Net {
 
     fn publish(&mut self, n: usize, addresses: u32, claim: i64) {
         let contents = (0..addresses).map(|address| {
-            let candidacy = Candidacy { claim: Some(claim), ..Candidacy::default() };
-            (Key::address(IpAddr::from(address.to_be_bytes())), encode_candidacy(&candidacy))
+            let candidacy = Candidacy {
+                claim: Some(claim),
+                ..Candidacy::default()
+            };
+            (
+                Key::address(IpAddr::from(address.to_be_bytes())),
+                encode_candidacy(&candidacy),
+            )
         });
         let contents = contents.collect();
         if let Some(node) = &mut self.nodes[n] {
@@ -171,7 +193,10 @@ impl Net {
         self.views().into_iter().all(|(_, view)| {
             view.records.get(&name(of)).is_some_and(|record| {
                 record.candidacies.len() == addresses
-                    && record.candidacies.values().all(|candidacy| candidacy.claim == Some(claim))
+                    && record
+                        .candidacies
+                        .values()
+                        .all(|candidacy| candidacy.claim == Some(claim))
             })
         })
     }
@@ -179,7 +204,11 @@ impl Net {
 
 fn quantiles(mut times: Vec<Duration>) -> (Duration, Duration, Duration) {
     times.sort();
-    (times[times.len() / 2], times[times.len() * 99 / 100], times[times.len() - 1])
+    (
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+        times[times.len() - 1],
+    )
 }
 
 #[test]
@@ -227,7 +256,10 @@ fn nobody_is_taken_for_dead_on_a_bad_network_or_a_slow_machine() {
         net.slow.insert(3, ms(100));
         let end = net.now + ms(60_000);
         let broken = net.until(end, |net| !net.agreed());
-        assert_eq!(broken, None, "somebody was taken for dead after {broken:?} (seed {seed})");
+        assert_eq!(
+            broken, None,
+            "somebody was taken for dead after {broken:?} (seed {seed})"
+        );
     }
 }
 
@@ -251,7 +283,10 @@ fn a_clock_that_was_set_back_does_not_silence_a_speaker() {
     net.start(0, 1_000_000);
     net.publish(0, 10, 1);
     let end = net.now + ms(2000);
-    assert!(net.until(end, |net| net.agreed() && net.all_know(0, 10, 1)).is_some());
+    assert!(
+        net.until(end, |net| net.agreed() && net.all_know(0, 10, 1))
+            .is_some()
+    );
     net.start(0, 5);
     net.publish(0, 10, 2);
     let end = net.now + ms(3000);
@@ -261,21 +296,34 @@ fn a_clock_that_was_set_back_does_not_silence_a_speaker() {
 
 #[test]
 fn a_partition_heals() {
-    for (size, seed) in (0..10).map(|seed| (3, seed)).chain((0..5).map(|seed| (8, seed))).chain([(50, 1)]) {
+    for (size, seed) in (0..10)
+        .map(|seed| (3, seed))
+        .chain((0..5).map(|seed| (8, seed)))
+        .chain([(50, 1)])
+    {
         let mut net = Net::joined(size, seed);
         let half = size / 2;
         net.cut = Box::new(move |a, b| (a < half) != (b < half));
         let end = net.now + ms(5000);
-        let parted = net.until(end, |net| net.views().iter().all(|(n, view)| {
-            view.live == (0..size).filter(|other| (*other < half) == (*n < half)).map(name).collect()
-        }));
+        let parted = net.until(end, |net| {
+            net.views().iter().all(|(n, view)| {
+                view.live
+                    == (0..size)
+                        .filter(|other| (*other < half) == (*n < half))
+                        .map(name)
+                        .collect()
+            })
+        });
         assert!(parted.is_some(), "{size} nodes do not part");
         net.run(ms(20_000));
         net.cut = Box::new(|_, _| false);
         let end = net.now + ms(5000);
         let time = net.until(end, Net::agreed);
         println!("{size} nodes, seed {seed}: parted after {parted:?}, whole after {time:?}");
-        assert!(time.is_some_and(|time| time <= ms(1000)), "{size} nodes: {time:?}");
+        assert!(
+            time.is_some_and(|time| time <= ms(1000)),
+            "{size} nodes: {time:?}"
+        );
     }
 }
 
@@ -321,7 +369,11 @@ fn the_traffic_of_one_node_does_not_grow_with_the_cluster() {
         (net.datagrams, net.bytes) = (0, 0);
         net.run(ms(10_000));
         let per = |total: u64| total as f64 / size as f64 / 10.0;
-        println!("{size} nodes, nothing happens: {:.0} messages/s and {:.0} bytes/s sent by each", per(net.datagrams), per(net.bytes));
+        println!(
+            "{size} nodes, nothing happens: {:.0} messages/s and {:.0} bytes/s sent by each",
+            per(net.datagrams),
+            per(net.bytes)
+        );
         figures.push((per(net.datagrams), per(net.bytes)));
     }
     assert!(figures[1].0 < figures[0].0 * 1.3, "{figures:?}");
@@ -344,6 +396,10 @@ fn a_newcomer_learns_everything() {
         let Some(node) = &net.nodes[0] else { return false };
         node.view().informed && (1..size).all(|n| net.all_know(n, addresses as usize, 1))
     });
-    println!("{size} nodes with {addresses} addresses each: a newcomer knows all after {time:?}, {} kB in {} messages", net.bytes / 1000, net.datagrams);
+    println!(
+        "{size} nodes with {addresses} addresses each: a newcomer knows all after {time:?}, {} kB in {} messages",
+        net.bytes / 1000,
+        net.datagrams
+    );
     assert!(time.is_some());
 }

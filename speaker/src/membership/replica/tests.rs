@@ -11,8 +11,14 @@ type Contents = BTreeMap<Key, Vec<u8>>;
 fn contents(addresses: impl IntoIterator<Item = (u16, i64)>) -> Contents {
     let one = |(number, claim): (u16, i64)| {
         let [a, b] = number.to_be_bytes();
-        let candidacy = Candidacy { claim: Some(claim), ..Candidacy::default() };
-        (Key::address(IpAddr::from([192, 0, a, b])), encode_candidacy(&candidacy))
+        let candidacy = Candidacy {
+            claim: Some(claim),
+            ..Candidacy::default()
+        };
+        (
+            Key::address(IpAddr::from([192, 0, a, b])),
+            encode_candidacy(&candidacy),
+        )
     };
     addresses.into_iter().map(one).collect()
 }
@@ -27,7 +33,10 @@ fn teach(replicas: &mut [Replica], learner: usize, teacher: usize) -> usize {
     for _ in 0..10_000 {
         let known: Vec<Known> = replicas[teacher].vector().collect();
         let lacking = replicas[learner].lacking(&known);
-        let send: Vec<Delta> = lacking.into_iter().flat_map(|known| replicas[teacher].answer(known)).collect();
+        let send: Vec<Delta> = lacking
+            .into_iter()
+            .flat_map(|known| replicas[teacher].answer(known))
+            .collect();
         if send.is_empty() {
             return pieces;
         }
@@ -35,7 +44,9 @@ fn teach(replicas: &mut [Replica], learner: usize, teacher: usize) -> usize {
             pieces += 1;
             let wire = Message::Delta(delta).encode();
             assert!(wire.len() <= 1300, "{} bytes", wire.len());
-            let Ok(Some(Message::Delta(delta))) = Message::decode(&wire) else { panic!("not read back") };
+            let Ok(Some(Message::Delta(delta))) = Message::decode(&wire) else {
+                panic!("not read back")
+            };
             replicas[learner].take(delta);
         }
     }
@@ -45,7 +56,10 @@ fn teach(replicas: &mut [Replica], learner: usize, teacher: usize) -> usize {
 fn agree(a: &Replica, b: &Replica) {
     assert_eq!(a.digest(), b.digest());
     let show = |replica: &Replica| -> Vec<(NodeName, Record)> {
-        replica.records().map(|(node, record)| (node.clone(), record.as_ref().clone())).collect()
+        replica
+            .records()
+            .map(|(node, record)| (node.clone(), record.as_ref().clone()))
+            .collect()
     };
     assert_eq!(show(a), show(b));
 }
@@ -56,9 +70,18 @@ fn what_is_published_arrives_and_what_is_withdrawn_goes() {
     let told = all[0].publish(&contents([(1, 1), (2, 1)]));
     assert_eq!(told.len(), 1);
     for delta in told {
-        assert_eq!(all[1].take(delta), Taken { news: true, ..Taken::default() });
+        assert_eq!(
+            all[1].take(delta),
+            Taken {
+                news: true,
+                ..Taken::default()
+            }
+        );
     }
-    assert!(all[0].publish(&contents([(1, 1), (2, 1)])).is_empty(), "nothing new");
+    assert!(
+        all[0].publish(&contents([(1, 1), (2, 1)])).is_empty(),
+        "nothing new"
+    );
     let second = all[0].publish(&contents([(2, 3)]));
     for delta in second.clone() {
         assert!(all[1].take(delta).news);
@@ -66,7 +89,12 @@ fn what_is_published_arrives_and_what_is_withdrawn_goes() {
     for delta in second {
         assert_eq!(all[1].take(delta), Taken::default(), "twice is once");
     }
-    let record = all[1].records().find(|(node, _)| **node == name(0)).unwrap().1.clone();
+    let record = all[1]
+        .records()
+        .find(|(node, _)| **node == name(0))
+        .unwrap()
+        .1
+        .clone();
     assert_eq!(record.candidacies.len(), 1);
     assert_eq!(record.candidacies[&IpAddr::from([192, 0, 0, 2])].claim, Some(3));
 }
@@ -82,13 +110,20 @@ fn a_missed_piece_is_asked_for() {
     for delta in all[0].answer(ask) {
         assert!(all[1].take(delta).news);
     }
-    let (mine, theirs) = (all[0].vector().find(|known| known.origin == name_hash(&name(0))), all[1].vector().find(|known| known.origin == name_hash(&name(0))));
+    let (mine, theirs) = (
+        all[0].vector().find(|known| known.origin == name_hash(&name(0))),
+        all[1].vector().find(|known| known.origin == name_hash(&name(0))),
+    );
     assert_eq!(mine, theirs);
 }
 
 #[test]
 fn a_large_record_comes_in_bursts_and_any_node_can_give_it() {
-    let mut all = [Replica::new(name(0), 1), Replica::new(name(1), 1), Replica::new(name(2), 1)];
+    let mut all = [
+        Replica::new(name(0), 1),
+        Replica::new(name(1), 1),
+        Replica::new(name(2), 1),
+    ];
     all[0].publish(&contents((0..10_000).map(|n| (n, 1))));
     let pieces = teach(&mut all, 1, 0);
     assert!((100..400).contains(&pieces), "{pieces}");
@@ -109,7 +144,16 @@ fn forgotten_removals_reach_those_who_missed_them() {
     teach(&mut all, 1, 0);
     teach(&mut all, 0, 1);
     agree(&all[0], &all[1]);
-    assert_eq!(all[1].records().find(|(node, _)| **node == name(0)).unwrap().1.candidacies.len(), 1);
+    assert_eq!(
+        all[1]
+            .records()
+            .find(|(node, _)| **node == name(0))
+            .unwrap()
+            .1
+            .candidacies
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -121,24 +165,46 @@ fn a_new_start_replaces_the_record_and_an_outdated_one_is_noticed() {
     all[0] = Replica::new(name(0), 3);
     all[0].publish(&contents([(2, 1)]));
     let known: Vec<Known> = all[1].vector().collect();
-    let send: Vec<Delta> = all[0].lacking(&known).into_iter().flat_map(|known| all[1].answer(known)).collect();
-    let outdated = send.into_iter().map(|delta| all[0].take(delta)).find_map(|taken| taken.superseded);
+    let send: Vec<Delta> = all[0]
+        .lacking(&known)
+        .into_iter()
+        .flat_map(|known| all[1].answer(known))
+        .collect();
+    let outdated = send
+        .into_iter()
+        .map(|delta| all[0].take(delta))
+        .find_map(|taken| taken.superseded);
     assert_eq!(outdated, Some(5));
     all[0].restart(6);
     all[0].publish(&contents([(2, 1)]));
     teach(&mut all, 1, 0);
-    let record = all[1].records().find(|(node, _)| **node == name(0)).unwrap().1.clone();
-    assert_eq!(record.candidacies.keys().copied().collect::<Vec<_>>(), [IpAddr::from([192, 0, 0, 2])]);
+    let record = all[1]
+        .records()
+        .find(|(node, _)| **node == name(0))
+        .unwrap()
+        .1
+        .clone();
+    assert_eq!(
+        record.candidacies.keys().copied().collect::<Vec<_>>(),
+        [IpAddr::from([192, 0, 0, 2])]
+    );
 }
 
 #[test]
 fn what_is_not_understood_is_passed_on() {
-    let mut all = [Replica::new(name(0), 1), Replica::new(name(1), 1), Replica::new(name(2), 1)];
+    let mut all = [
+        Replica::new(name(0), 1),
+        Replica::new(name(1), 1),
+        Replica::new(name(2), 1),
+    ];
     let future = Key([99, 1].into());
     all[0].publish(&BTreeMap::from([(future.clone(), vec![1, 2, 3])]));
     teach(&mut all, 1, 0);
     teach(&mut all, 2, 1);
-    assert_eq!(all[2].copies[&name(0)].entries[&future].1.as_deref(), Some([1, 2, 3].as_slice()));
+    assert_eq!(
+        all[2].copies[&name(0)].entries[&future].1.as_deref(),
+        Some([1, 2, 3].as_slice())
+    );
 }
 
 #[derive(Clone, Debug)]
