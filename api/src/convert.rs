@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use fairlead_core::announce;
 use fairlead_core::config::{Access, Allocation, OnRemove, RawAdvertisement, RawPool};
 use fairlead_core::model::{
     Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice,
@@ -20,7 +19,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::annotations;
 use crate::conditions::parse_assigned;
-use crate::node_state::{Candidacy, CandidacyRecord};
 use crate::pool::{ExternalIpPolicy, PoolAllocation, PoolExternalIps, RemovePolicy};
 use crate::{AddressPool, L2Advertisement};
 
@@ -254,44 +252,6 @@ pub fn advertisement(object: &L2Advertisement) -> Option<RawAdvertisement> {
         nodes: object.spec.node_selectors.iter().map(selector).collect(),
         interfaces: object.spec.interfaces.clone(),
     })
-}
-
-/// A candidacy record, as the election ranks it.
-pub fn record(object: &CandidacyRecord) -> announce::Record {
-    let candidacy = |c: &Candidacy| announce::Candidacy {
-        preempts: false,
-        cordoned: c.cordoned,
-        weight: c.weight,
-        claim: c.claim,
-    };
-    announce::Record {
-        incarnation: object.incarnation,
-        sequence: object.sequence,
-        candidacies: object
-            .candidacies
-            .iter()
-            .map(|c| (c.address, candidacy(c)))
-            .collect(),
-    }
-}
-
-/// A candidacy record, as it is published.
-pub fn candidacy_record(record: &announce::Record) -> CandidacyRecord {
-    CandidacyRecord {
-        version: CandidacyRecord::VERSION,
-        incarnation: record.incarnation,
-        sequence: record.sequence,
-        candidacies: record
-            .candidacies
-            .iter()
-            .map(|(address, c)| Candidacy {
-                address: *address,
-                cordoned: c.cordoned,
-                weight: c.weight,
-                claim: c.claim,
-            })
-            .collect(),
-    }
 }
 
 /// A label selector.

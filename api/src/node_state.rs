@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
     status = "NodeStateStatus",
     printcolumn(name = "Announced", type_ = "integer", json_path = ".status.announcedCount"),
     printcolumn(name = "Held back", type_ = "integer", json_path = ".status.heldBackCount"),
+    printcolumn(name = "Peers", type_ = "integer", json_path = ".status.gossip.alive"),
+    printcolumn(name = "Problem", type_ = "string", json_path = ".status.gossip.problem", priority = 1),
     printcolumn(name = "Plan", type_ = "integer", json_path = ".status.dataPath.plan"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -28,9 +30,6 @@ pub struct NodeStateSpec {}
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStateStatus {
-    /// The record that the election ranks.
-    #[serde(default)]
-    pub candidacy: CandidacyRecord,
     /// Number of addresses this node announces.
     #[serde(default)]
     pub announced_count: i64,
@@ -60,55 +59,55 @@ pub struct NodeStateStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 64), inner(length(max = 50)))]
     pub gateways: Vec<IpAddr>,
+    /// Addresses of this installation that a machine which is no speaker was seen to use, at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<AddressConflict>,
+    /// What this node knows of the speakers of other nodes, without the API server.
+    #[serde(default)]
+    pub gossip: GossipState,
     /// The installation is being removed and this speaker has stopped announcing for good.
     #[serde(default)]
     pub withdrawn: bool,
 }
 
-/// Subnets, and gateways, that are listed at the most.
-pub const NETWORK_MOST: usize = 64;
+/// Conflicts, and unreachable nodes, that are listed at the most.
+pub const LISTED_MOST: usize = 50;
 
-/// The versioned record by which a speaker offers itself for addresses. Every speaker ranks the same records and so
-/// comes to the same owner for each address.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+/// Another machine uses an address.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct CandidacyRecord {
-    /// Version of the record's form; 1.
-    #[serde(default)]
-    pub version: i32,
-    /// Start time of the speaker in microseconds of Unix time: larger is newer.
-    #[serde(default)]
-    pub incarnation: i64,
-    /// Rises by one with every publication; a record that stops rising while others go on belongs to a dead speaker.
-    #[serde(default)]
-    pub sequence: i64,
-    /// The addresses for which the node is eligible: every filter passed, probes included.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub candidacies: Vec<Candidacy>,
-}
-
-impl CandidacyRecord {
-    /// The version that this program writes.
-    pub const VERSION: i32 = 1;
-}
-
-/// One address of a candidacy record.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Candidacy {
+pub struct AddressConflict {
     /// The address.
     #[schemars(with = "String")]
     pub address: IpAddr,
-    /// The node is cordoned or leaving: it comes after all that are not.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub cordoned: bool,
-    /// Preference of the advertisement for this node; higher comes first.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub weight: i32,
-    /// Present when the node announces the address: its claim epoch. Of two claims the higher one wins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<i64>,
+    /// The Services that have it, each as `namespace/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// The other machine's MAC address.
+    pub mac: String,
+    /// The interface on which it was seen.
+    pub interface: String,
+    /// Since when.
+    pub since: Time,
 }
+
+/// What a node knows of the speakers of other nodes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GossipState {
+    /// Speakers of other nodes that this one hears.
+    #[serde(default)]
+    pub alive: i64,
+    /// Nodes whose speakers it does not hear, at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<String>,
+    /// What is wrong, as a reason and a sentence; empty if nothing is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+}
+
+/// Subnets, and gateways, that are listed at the most.
+pub const NETWORK_MOST: usize = 64;
 
 /// An address that the node announces.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -122,6 +121,9 @@ pub struct AnnouncedAddress {
     pub services: Vec<String>,
     /// The interfaces it is announced on.
     pub interfaces: Vec<String>,
+    /// Epoch of the node's claim: if several nodes say that they announce the address, it is the one with the highest.
+    #[serde(default)]
+    pub claim: i64,
     /// Since when.
     pub since: Time,
 }
@@ -180,8 +182,4 @@ pub struct DataPathState {
     /// The installation is being removed and no rule of ours is left on this node.
     #[serde(default)]
     pub clean: bool,
-}
-
-fn is_zero(value: &i32) -> bool {
-    *value == 0
 }

@@ -1,5 +1,5 @@
-//! A `NodeState` reduced to what the status of Services is made from. Its heartbeat is not part of it, so that a
-//! record which only goes on beating changes nothing.
+//! A `NodeState` reduced to what the status of Services is made from. What changes all the time on a
+//! node, such as the number of its data path's plan, is not part of it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,22 +28,7 @@ impl NodeView {
     pub fn new(object: &NodeState) -> Option<Self> {
         let node = NodeName(object.metadata.name.clone()?);
         let status = object.status.clone().unwrap_or_default();
-        let claims: BTreeMap<IpAddr, i64> = status
-            .candidacy
-            .candidacies
-            .iter()
-            .filter_map(|candidacy| Some((candidacy.address, candidacy.claim?)))
-            .collect();
-        let announced = status
-            .announced
-            .iter()
-            .map(|announced| {
-                (
-                    announced.address,
-                    claims.get(&announced.address).copied().unwrap_or(0),
-                )
-            })
-            .collect();
+        let announced = status.announced.iter().map(|announced| (announced.address, announced.claim)).collect();
         let mut held_back: BTreeMap<IpAddr, (Reason, String)> = BTreeMap::new();
         for group in &status.held_back {
             let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == group.reason) else {
@@ -129,15 +114,13 @@ mod tests {
         assert!(network.iter().all(|(range, _)| range.first() == range.last()));
     }
 
-    fn state(sequence: i64, claim: Option<i64>) -> NodeState {
+    fn state(plan: i64, claim: i64) -> NodeState {
         serde_json::from_value(json!({
             "apiVersion": "fairlead.dev/v1alpha1", "kind": "NodeState", "metadata": {"name": "n1"}, "spec": {},
             "status": {
-                "candidacy": {"version": 1, "incarnation": 5, "sequence": sequence, "candidacies": [
-                    {"address": "192.0.2.1", "claim": claim}, {"address": "192.0.2.2"},
-                ]},
+                "dataPath": {"plan": plan},
                 "announced": [{
-                    "address": "192.0.2.1", "service": "default/a", "interfaces": ["eth0"],
+                    "address": "192.0.2.1", "services": ["default/a"], "interfaces": ["eth0"], "claim": claim,
                     "since": "2026-01-01T00:00:00Z",
                 }],
                 "heldBack": [
@@ -156,15 +139,15 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_is_no_change_and_a_claim_is() {
-        let view = |sequence, claim| NodeView::new(&state(sequence, claim)).unwrap();
-        assert_eq!(view(1, Some(3)), view(2, Some(3)));
-        assert_ne!(view(1, Some(3)), view(1, Some(4)));
+    fn a_new_plan_is_no_change_and_a_claim_is() {
+        let view = |plan, claim| NodeView::new(&state(plan, claim)).unwrap();
+        assert_eq!(view(1, 3), view(2, 3));
+        assert_ne!(view(1, 3), view(1, 4));
     }
 
     #[test]
     fn keeps_announcements_and_known_reasons() {
-        let view = NodeView::new(&state(1, Some(3))).unwrap();
+        let view = NodeView::new(&state(1, 3)).unwrap();
         assert_eq!(
             view.announced,
             BTreeMap::from([("192.0.2.1".parse().unwrap(), 3)])

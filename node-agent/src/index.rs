@@ -1,8 +1,5 @@
 //! What is watched, and the plan made from it.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
-
 use fairlead_api::convert;
 use fairlead_core::config::{RawPool, compile};
 use fairlead_core::forward::{Forwarding, Snapshot, plan};
@@ -60,22 +57,6 @@ impl Index {
         };
         Some(plan(&snapshot, me))
     }
-
-    /// The first IPv4 InternalIP of each node; `None` until the Nodes have been listed once.
-    pub fn node_addresses(&self) -> Option<BTreeMap<NodeName, Ipv4Addr>> {
-        let address = |node: &Node| {
-            node.internal_ips.iter().find_map(|ip| match ip {
-                IpAddr::V4(ip) => Some(*ip),
-                IpAddr::V6(_) => None,
-            })
-        };
-        let nodes = self.nodes.values();
-        self.nodes.listed().then(|| {
-            nodes
-                .filter_map(|node| Some((node.name.clone(), address(node)?)))
-                .collect()
-        })
-    }
 }
 
 /// Starts one watch for each kind.
@@ -99,6 +80,8 @@ pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -116,21 +99,5 @@ mod tests {
         assert_eq!(index.plan(&me, class), None);
         index.pools.reset(BTreeMap::new());
         assert_eq!(index.plan(&me, class), Some(Forwarding::default()));
-    }
-
-    #[test]
-    fn nodes_are_known_by_their_first_ipv4_address() {
-        let mut index = Index::default();
-        assert_eq!(index.node_addresses(), None, "not listed yet");
-        let mut dual = fairlead_core::testing::node("a", "2001:db8::1");
-        for address in ["192.0.2.2", "192.0.2.3"] {
-            dual.internal_ips.push(address.parse().unwrap());
-        }
-        let six = fairlead_core::testing::node("b", "2001:db8::2");
-        index
-            .nodes
-            .reset([dual, six].map(|node| (node.name.to_string(), node)).into());
-        let expected = BTreeMap::from([(NodeName::from("a"), Ipv4Addr::new(192, 0, 2, 2))]);
-        assert_eq!(index.node_addresses(), Some(expected));
     }
 }

@@ -131,9 +131,9 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     let (report, reports) = watch::channel(AgentReport::default());
     let (speaker_in, speaker) = watch::channel(None);
     let me = NodeName(node_name);
-    let handover = handover::run(&client, &index, &me, &nft, leaving.clone());
+    let handover = handover::run(speaker.clone(), &nft, leaving.clone());
     let wiring = Wiring {
-        me: me.clone(),
+        me,
         class: class_policy(&args.common),
         leaving,
         speaker,

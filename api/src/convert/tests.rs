@@ -135,24 +135,3 @@ fn selectors() {
     assert!(bad.contains("\"Like\""), "{bad}");
     assert!(read(json!({"matchExpressions": [{"key": "zone", "operator": "In"}]})).is_err());
 }
-
-#[test]
-fn a_candidacy_record_survives_the_round_trip() {
-    let candidacy = announce::Candidacy {
-        cordoned: true,
-        weight: announce::LAST_RESORT,
-        claim: Some(7),
-    };
-    let written = announce::Record {
-        incarnation: 1_700_000_000_000_000,
-        sequence: 3,
-        candidacies: [
-            ("192.0.2.1".parse().unwrap(), candidacy),
-            ("192.0.2.2".parse().unwrap(), announce::Candidacy::default()),
-        ]
-        .into(),
-    };
-    let json = serde_json::to_string(&candidacy_record(&written)).unwrap();
-    let read: CandidacyRecord = serde_json::from_str(&json).unwrap();
-    assert_eq!((read.version, record(&read)), (1, written));
-}

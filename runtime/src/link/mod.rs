@@ -57,6 +57,13 @@ pub struct SpeakerReport {
     pub withdrawn: bool,
     /// The addresses that this node announces.
     pub announcing: BTreeSet<IpAddr>,
+    /// Other nodes that own an address, as far as this speaker knows: address → a node's own address of that family.
+    /// `None` from a speaker that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owners: Option<BTreeMap<IpAddr, IpAddr>>,
+    /// MAC addresses of the other speakers, as `02:00:5e:00:53:01`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fellows: BTreeSet<String>,
 }
 
 /// What the speaker knows of the node agent.
