@@ -9,12 +9,26 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 pub use pool::{Access, Allocation, OnRemove, Pool, RawPool, is_buggy};
 
 use crate::range::RangeMap;
 use crate::reason::{Reason, Refusal};
 use crate::selector::Selector;
+
+/// `spec.health` of a pool: how its addresses are probed. What is absent is as the speaker's flags say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// From the start of one probe to the start of the next.
+    pub interval: Option<Duration>,
+    /// For a whole probe.
+    pub timeout: Option<Duration>,
+    /// Failures in a row that withdraw.
+    pub failure: Option<u32>,
+    /// Successes in a row that admit after a failure.
+    pub success: Option<u32>,
+}
 
 /// An `L2Advertisement` as written by the user.
 #[derive(Clone, Debug, PartialEq, Eq)]

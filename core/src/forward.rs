@@ -140,6 +140,9 @@ pub struct Forwarding {
     pub pod_ranges: Vec<IpNet>,
     /// This node's InternalIPs, in order; the first one of a family answers pings to VIPs.
     pub node_addresses: Vec<IpAddr>,
+    /// Ready endpoints on this node of each served Service of policy Local. A terminating one is none, although it may
+    /// still be served: the node is to get no new clients (KEP-1669).
+    pub local_ready: BTreeMap<(ServiceKey, Family), usize>,
     /// Owned addresses that cannot be served on this node, with the reason.
     pub refused: Vec<(ServiceKey, IpAddr, Refusal)>,
 }
@@ -229,6 +232,10 @@ fn plan_service(
     endpoints: &Endpoints,
     me: &NodeName,
 ) {
+    if service.policy == TrafficPolicy::Local {
+        let ready = endpoints.ready_on(me);
+        plan.local_ready.insert((service.key.clone(), family), ready);
+    }
     let ranges = source_ranges(&service.source_ranges, family);
     // The source ranges of a Service are for its load balancer only, never for external IPs and node ports.
     let ranges_at = |place| match place {

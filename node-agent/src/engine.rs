@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fairlead_core::forward::Forwarding;
-use fairlead_runtime::link::{AddressReport, AgentReport};
+use fairlead_runtime::link::{AddressReport, AgentReport, LocalEndpoints};
 use tracing::{error, info, warn};
 
 use crate::metrics::{Cause, Metrics, Way};
@@ -184,6 +184,14 @@ impl<D: Driver> Engine<D> {
         self.clean = true;
         self.metrics.holds(0, 0, 0);
         Ok(())
+    }
+
+    /// Ready endpoints on this node of the Services that the kernel serves.
+    pub fn local_endpoints(&self) -> LocalEndpoints {
+        match &self.applied {
+            Some(applied) => applied.plan.local_ready.clone(),
+            None => LocalEndpoints::new(),
+        }
     }
 
     /// What the speaker is told.

@@ -13,7 +13,7 @@ use fairlead_node_agent::metrics::Metrics;
 use fairlead_node_agent::nft::driver::{Driver, Nft};
 use fairlead_node_agent::preflight;
 use fairlead_node_agent::run::{Wiring, run};
-use fairlead_runtime::link::{self, AgentReport};
+use fairlead_runtime::link::{self, AgentReport, LocalEndpoints};
 use fairlead_runtime::watch::Shared;
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, follow_leaving, serve_http, shutdown};
 use prometheus_client::registry::Registry;
@@ -50,7 +50,7 @@ struct Args {
     #[arg(long, env = "FAIRLEAD_NFT", value_name = "PATH")]
     nft: Option<PathBuf>,
 
-    /// Unix socket for the speaker of this node
+    /// Unix socket for the speaker of this node; another one, health.sock, is made beside it
     #[arg(long, env = "FAIRLEAD_AGENT_SOCKET", default_value = link::SOCKET, value_name = "PATH")]
     socket: PathBuf,
 
@@ -129,6 +129,7 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     );
 
     let (report, reports) = watch::channel(AgentReport::default());
+    let (endpoints, local_endpoints) = watch::channel(LocalEndpoints::new());
     let (speaker_in, speaker) = watch::channel(None);
     let me = NodeName(node_name);
     let handover = handover::run(speaker.clone(), &nft, leaving.clone());
@@ -138,9 +139,11 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
         leaving,
         speaker,
         report,
+        endpoints,
         programmed: Some(programmed),
     };
     let engine = Engine::new(nft.clone(), args.mark, metrics);
+    let health_socket = args.socket.with_file_name(link::HEALTH_SOCKET);
     tokio::select! {
         // The hand-over ends when the installation leaves; its table is removed together with the other one.
         ((), ()) = async { tokio::join!(run(engine, index.clone(), wiring), handover) } => Ok(()),
@@ -148,6 +151,9 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
         ended = link::serve(&args.socket, reports, speaker_in) => {
             error!("the link to the speaker ended");
             ended.context("cannot serve the speaker")
+        }
+        ended = link::serve_health(&health_socket, local_endpoints) => {
+            ended.context("cannot answer for single Services")
         }
     }
 }

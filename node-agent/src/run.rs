@@ -7,7 +7,7 @@ use std::time::Duration;
 use fairlead_core::model::NodeName;
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_runtime::Guard;
-use fairlead_runtime::link::{AgentReport, SpeakerReport};
+use fairlead_runtime::link::{AgentReport, LocalEndpoints, SpeakerReport};
 use fairlead_runtime::watch::Shared;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
@@ -41,6 +41,8 @@ pub struct Wiring {
     pub speaker: watch::Receiver<Option<SpeakerReport>>,
     /// What the speaker is told.
     pub report: watch::Sender<AgentReport>,
+    /// What is answered for single Services.
+    pub endpoints: watch::Sender<LocalEndpoints>,
     /// Dropped when the first plan is in the kernel.
     pub programmed: Option<Guard>,
 }
@@ -75,7 +77,7 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
             _ = checks.tick() => engine.check(std::time::Instant::now()).await,
             _ = tells.tick() => {}
         }
-        tell(&engine, &wiring.report);
+        tell(&engine, &wiring);
     }
     leave(&mut engine, &mut wiring).await;
     std::future::pending::<()>().await;
@@ -136,15 +138,20 @@ async fn leave<D: Driver>(engine: &mut Engine<D>, wiring: &mut Wiring) {
         pause = (pause * 2).min(CHECK);
     }
     info!("no rule of ours is left");
-    tell(engine, &wiring.report);
+    tell(engine, wiring);
     wiring.programmed = None;
 }
 
-fn tell<D: Driver>(engine: &Engine<D>, report: &watch::Sender<AgentReport>) {
-    let now = engine.report(std::time::Instant::now());
-    report.send_if_modified(|known| {
-        let changed = *known != now;
-        *known = now;
+fn tell<D: Driver>(engine: &Engine<D>, wiring: &Wiring) {
+    replace(&wiring.report, engine.report(std::time::Instant::now()));
+    replace(&wiring.endpoints, engine.local_endpoints());
+}
+
+/// Wakes receivers only if something is different.
+fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|known| {
+        let changed = *known != value;
+        *known = value;
         changed
     });
 }

@@ -5,6 +5,7 @@ pub mod args;
 pub mod client;
 #[cfg(test)]
 mod fake_api;
+pub mod files;
 pub mod lease;
 pub mod leaving;
 pub mod link;
@@ -18,6 +19,7 @@ pub mod watch;
 
 pub use args::{CommonArgs, class_policy};
 pub use client::client;
+pub use files::raise_file_limit;
 pub use leaving::follow_leaving;
 pub use readiness::{Guard, Readiness};
 pub use server::serve_http;

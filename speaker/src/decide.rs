@@ -14,7 +14,7 @@ use fairlead_core::ownership::{ClassPolicy, resolve};
 use fairlead_core::reason::{Reason, Refusal};
 
 use crate::datapath::Memory;
-use crate::health::Verdicts;
+use crate::health::{Timing, Verdicts};
 use crate::index::Index;
 use crate::l2::{Mac, Table, Wanted, arp};
 use crate::links::{Links, interfaces};
@@ -154,12 +154,19 @@ impl Decision {
         filtered.chain(refused).collect()
     }
 
-    /// What to probe.
-    pub fn targets(&self) -> BTreeSet<ProbeTarget> {
-        self.evaluations
-            .values()
-            .flat_map(|evaluation| evaluation.probes.iter().cloned())
-            .collect()
+    /// What to probe, and how: as the pools say, else as `flags` do.
+    pub fn targets(&self, flags: Timing) -> BTreeMap<ProbeTarget, Timing> {
+        let mut targets = BTreeMap::new();
+        for evaluation in self.evaluations.values() {
+            let timing = flags.with(evaluation.health);
+            for target in &evaluation.probes {
+                targets
+                    .entry(target.clone())
+                    .and_modify(|known: &mut Timing| *known = known.strictest(timing))
+                    .or_insert(timing);
+            }
+        }
+        targets
     }
 
     /// What to announce, interface by interface.

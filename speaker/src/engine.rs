@@ -225,9 +225,9 @@ impl Speaker {
         }) else {
             return Next::Wait(None);
         };
-        let targets = decision.targets();
+        let targets = decision.targets(self.settings.health.timing);
         self.health.apply(&targets);
-        let probed = targets.iter().all(|target| verdicts.contains_key(target));
+        let probed = targets.keys().all(|target| verdicts.contains_key(target));
         if let Some(wait) = self.start.wait(self.data_path.answered(), probed, now) {
             return Next::Wait(Some(wait));
         }

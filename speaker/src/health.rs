@@ -1,38 +1,45 @@
 //! Probing: one task for each target, started and stopped with it.
 
+mod answer;
+mod dial;
+mod lateness;
+mod pace;
 mod probe;
+mod question;
+mod task;
 mod threshold;
+mod timing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fairlead_core::announce::{ProbeTarget, Verdict};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
-use tracing::{debug, info};
 
-pub use probe::{Prober, ProxyHealth, Question};
+pub use lateness::Lateness;
+pub use probe::Prober;
+pub use question::{HealthUrl, Place, ProxyHealth, Question};
 pub use threshold::{Judge, Thresholds};
+pub use timing::Timing;
 
-use crate::metrics::{Metrics, ProbeLabels};
+use self::task::{Task, run};
+use crate::metrics::Metrics;
 
-/// Probes under way at one time.
-const CONCURRENCY: usize = 64;
+/// Probes that begin at one time. A probe counts for its first moments only: one that hangs costs nothing but the
+/// connection that its target has anyway, and must not keep others waiting.
+const STARTING: usize = 64;
 
 /// How probing is done.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// From the start of one probe to the start of the next. Jitter makes it up to a tenth shorter, never longer, so
-    /// that the time to a withdrawal stays bounded.
-    pub interval: Duration,
-    /// For a whole probe: connect, ask, read.
-    pub timeout: Duration,
-    /// Answers in a row that change the verdict.
-    pub thresholds: Thresholds,
+    /// How a target is probed, unless its pool says otherwise.
+    pub timing: Timing,
     /// How the service proxy is probed.
     pub proxy: ProxyHealth,
+    /// The Unix socket on which the node agent answers for single Services.
+    pub agent: PathBuf,
 }
 
 /// What probing says of each target that has been answered.
@@ -41,20 +48,38 @@ pub type Verdicts = BTreeMap<ProbeTarget, Verdict>;
 /// All probes of this node. Dropping it ends them.
 pub struct Health {
     settings: Settings,
-    running: BTreeMap<ProbeTarget, AbortHandle>,
+    running: BTreeMap<ProbeTarget, Running>,
+    /// Targets that were ever begun with.
+    begun: u64,
     verdicts: watch::Sender<Verdicts>,
     slots: Arc<Semaphore>,
+    lateness: Arc<Lateness>,
+    measuring: AbortHandle,
     metrics: Metrics,
+}
+
+struct Running {
+    task: AbortHandle,
+    /// Closed with the target.
+    timing: watch::Sender<Timing>,
 }
 
 impl Health {
     /// Probes nothing yet.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn new(settings: Settings, metrics: Metrics) -> Self {
+        let lateness = Arc::new(Lateness::default());
+        let measured = Arc::clone(&lateness);
         Self {
             settings,
             running: BTreeMap::new(),
+            begun: 0,
             verdicts: watch::Sender::new(Verdicts::new()),
-            slots: Arc::new(Semaphore::new(CONCURRENCY)),
+            slots: Arc::new(Semaphore::new(STARTING)),
+            lateness,
+            measuring: tokio::spawn(async move { measured.measure().await }).abort_handle(),
             metrics,
         }
     }
@@ -64,129 +89,65 @@ impl Health {
         self.verdicts.subscribe()
     }
 
-    /// Probes exactly these targets from now on. A target that went away is forgotten.
-    pub fn apply(&mut self, targets: &BTreeSet<ProbeTarget>) {
+    /// Probes exactly these targets from now on, each with its timing. A target that went away is forgotten; one whose
+    /// timing changed keeps its verdict.
+    pub fn apply(&mut self, targets: &BTreeMap<ProbeTarget, Timing>) {
         let gone: Vec<ProbeTarget> = self
             .running
             .keys()
-            .filter(|target| !targets.contains(*target))
+            .filter(|target| !targets.contains_key(*target))
             .cloned()
             .collect();
         for target in gone {
-            if let Some(task) = self.running.remove(&target) {
+            if let Some(Running { task, timing }) = self.running.remove(&target) {
                 task.abort();
+                drop(timing); // before the verdict, which its task does not give any more from here on
             }
             self.verdicts.send_if_modified(|verdicts| {
                 verdicts.remove(&target);
                 false // whoever stopped probing it does not ask for it either
             });
         }
-        for target in targets {
-            if !self.running.contains_key(target) {
-                let task = tokio::spawn(run(
-                    target.clone(),
-                    self.settings.clone(),
-                    self.verdicts.clone(),
-                    Arc::clone(&self.slots),
-                    self.metrics.clone(),
-                ));
-                self.running.insert(target.clone(), task.abort_handle());
+        for (target, timing) in targets {
+            match self.running.get(target) {
+                Some(running) => {
+                    running.timing.send_if_modified(|known| {
+                        let changed = known != timing;
+                        *known = *timing;
+                        changed
+                    });
+                }
+                None => self.begin(target, *timing),
             }
         }
+    }
+
+    fn begin(&mut self, target: &ProbeTarget, timing: Timing) {
+        let (sender, receiver) = watch::channel(timing);
+        let task = Task {
+            question: Question::of(target, &self.settings.proxy, &self.settings.agent),
+            target: target.clone(),
+            number: self.begun,
+            timing: receiver,
+            verdicts: self.verdicts.clone(),
+            slots: Arc::clone(&self.slots),
+            lateness: Arc::clone(&self.lateness),
+            metrics: self.metrics.clone(),
+        };
+        self.begun += 1;
+        let running = Running {
+            task: tokio::spawn(run(task)).abort_handle(),
+            timing: sender,
+        };
+        self.running.insert(target.clone(), running);
     }
 }
 
 impl Drop for Health {
     fn drop(&mut self) {
-        for task in self.running.values() {
-            task.abort();
+        self.measuring.abort();
+        for running in self.running.values() {
+            running.task.abort();
         }
-    }
-}
-
-async fn run(
-    target: ProbeTarget,
-    settings: Settings,
-    verdicts: watch::Sender<Verdicts>,
-    slots: Arc<Semaphore>,
-    metrics: Metrics,
-) {
-    let question = Question::of(&target, &settings.proxy);
-    let url = question.url.clone();
-    let kind = if question.service.is_some() {
-        "service"
-    } else {
-        "proxy"
-    };
-    let mut prober = Prober::new(question, settings.timeout);
-    let mut judge = Judge::new(settings.thresholds);
-    let mut jitter = Jitter::new(&url);
-    let mut before = Verdict::Pending;
-    loop {
-        let started;
-        let outcome = {
-            let Ok(_slot) = slots.acquire().await else { return };
-            started = Instant::now();
-            prober.probe().await
-        };
-        let result = if outcome.is_ok() { "success" } else { "failure" };
-        metrics.probes.get_or_create(&ProbeLabels { kind, result }).inc();
-        metrics.probe_seconds.observe(started.elapsed().as_secs_f64());
-        debug!(%url, ?outcome, "probed");
-        let verdict = judge.observe(outcome).clone();
-        if verdict != before {
-            let flips = std::mem::discriminant(&verdict) != std::mem::discriminant(&before);
-            match &verdict {
-                Verdict::Fail(detail) if flips => info!(%url, detail, "probe fails"),
-                Verdict::Pass => info!(%url, "probe passes"),
-                _ => {}
-            }
-            before = verdict.clone();
-            verdicts.send_modify(|all| {
-                all.insert(target.clone(), verdict);
-            });
-        }
-        tokio::time::sleep_until(started + jitter.shorten(settings.interval)).await;
-    }
-}
-
-/// Spreads probes so that targets which started together do not stay together. Reproducible: SplitMix64 seeded by the
-/// target's URL.
-struct Jitter(u64);
-
-impl Jitter {
-    fn new(seed: &str) -> Self {
-        Self(
-            seed.bytes()
-                .fold(1, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))),
-        )
-    }
-
-    /// Between nine tenths and the whole of the interval.
-    fn shorten(&mut self, interval: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        interval - interval.mul_f64(0.1 * (mixed >> 11) as f64 / (1u64 << 53) as f64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_only_shortens_and_by_a_tenth_at_the_most() {
-        let interval = Duration::from_millis(500);
-        let mut jitter = Jitter::new("http://192.0.2.1:1/healthz");
-        let mut seen = BTreeSet::new();
-        for _ in 0..1000 {
-            let next = jitter.shorten(interval);
-            assert!(next <= interval && next >= Duration::from_millis(450), "{next:?}");
-            seen.insert(next.as_millis());
-        }
-        assert!(seen.len() > 40, "spread over the whole range: {seen:?}");
     }
 }

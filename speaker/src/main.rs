@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use fairlead_core::model::NodeName;
-use fairlead_runtime::link::SOCKET;
+use fairlead_runtime::link::{HEALTH_SOCKET, SOCKET};
 use fairlead_runtime::{
-    CommonArgs, Readiness, class_policy, client, follow_leaving, init, serve_http, shutdown,
+    CommonArgs, Readiness, class_policy, client, follow_leaving, init, raise_file_limit, serve_http, shutdown,
 };
 use fairlead_speaker::engine::{self, Settings};
-use fairlead_speaker::health::{self, ProxyHealth, Thresholds};
+use fairlead_speaker::health::{self, HealthUrl, ProxyHealth, Thresholds, Timing};
 use fairlead_speaker::l2::ArpSocket;
 use fairlead_speaker::metrics::Metrics;
 use prometheus_client::registry::Registry;
@@ -34,7 +34,7 @@ struct Arguments {
     /// Socket of the node agent
     #[arg(long, default_value = SOCKET, value_name = "PATH")]
     agent_socket: PathBuf,
-    /// From one probe of a target to the next, such as 500ms
+    /// From one probe of a target to the next, such as 500ms; like the next four, for pools that do not say otherwise
     #[arg(long, default_value = "500ms", value_parser = duration, value_name = "TIME")]
     probe_interval: Duration,
     /// How long a probe may take
@@ -53,8 +53,8 @@ struct Arguments {
     #[arg(long, default_value_t = 10256, value_parser = clap::value_parser!(u16).range(1..), value_name = "PORT")]
     proxy_health_port: u16,
     /// URL of the service proxy's health, for proxies that do not answer on the InternalIP
-    #[arg(long, value_parser = http_url, conflicts_with = "proxy_health_port", value_name = "URL")]
-    proxy_health_url: Option<String>,
+    #[arg(long, conflicts_with = "proxy_health_port", value_name = "URL")]
+    proxy_health_url: Option<HealthUrl>,
     /// How long addresses are handed over to other nodes when the speaker is asked to end
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     handover_timeout: Duration,
@@ -71,14 +71,17 @@ impl Arguments {
             class: class_policy(&self.common),
             agent_socket: self.agent_socket.clone(),
             health: health::Settings {
-                interval: self.probe_interval,
-                timeout: self.probe_timeout,
-                thresholds: Thresholds {
-                    failure: self.probe_failure_threshold,
-                    admission: self.probe_success_threshold,
-                    readmission: self.probe_readmission_threshold,
+                timing: Timing {
+                    interval: self.probe_interval,
+                    timeout: self.probe_timeout,
+                    thresholds: Thresholds {
+                        failure: self.probe_failure_threshold,
+                        admission: self.probe_success_threshold,
+                        readmission: self.probe_readmission_threshold,
+                    },
                 },
                 proxy,
+                agent: self.agent_socket.with_file_name(HEALTH_SOCKET),
             },
             handover_timeout: self.handover_timeout,
         }
@@ -94,6 +97,9 @@ async fn main() -> anyhow::Result<()> {
         node = arguments.node_name,
         "speaker starts"
     );
+    if let Err(error) = raise_file_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files; probing needs one for each Service");
+    }
     // Found out now, in one sentence, instead of at the first address.
     ArpSocket::permitted().context("no raw sockets: the speaker needs the capability NET_RAW")?;
     let mut registry = Registry::default();
@@ -146,14 +152,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn http_url(text: &str) -> Result<String, String> {
-    if text.starts_with("http://") {
-        Ok(text.to_owned())
-    } else {
-        Err("must begin with http://".into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +167,9 @@ mod tests {
         assert_eq!(settings.health.proxy, ProxyHealth::Port(10256));
         assert_eq!(settings.handover_timeout, Duration::from_secs(5));
         // What a withdrawal may take at the most: every failing probe at its latest, the last one hanging.
-        let health = settings.health;
+        let health = settings.health.timing;
+        assert_eq!(health, Timing::default());
+        assert_eq!(settings.health.agent, PathBuf::from("/run/fairlead/health.sock"));
         assert!(health.interval * health.thresholds.failure + health.timeout <= Duration::from_millis(1500));
         let url = "--proxy-health-url=http://127.0.0.1:9879/healthz";
         assert!(matches!(

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 /// Labels of probes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ProbeLabels {
-    /// `service` or `proxy`.
+    /// `service`, `proxy` or `agent`.
     pub kind: &'static str,
     /// `success` or `failure`.
     pub result: &'static str,

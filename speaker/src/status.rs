@@ -179,6 +179,7 @@ mod tests {
                 services: vec![ServiceKey::new("default", format!("s{last}"))],
                 outcome: Err(Refusal::new(reason, message)),
                 probes: BTreeSet::new(),
+                health: Default::default(),
             };
             decision
                 .evaluations

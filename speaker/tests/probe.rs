@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fairlead_core::model::ServiceKey;
-use fairlead_speaker::health::{Prober, Question};
+use fairlead_core::announce::ProbeTarget;
+use fairlead_core::model::{Family, ServiceKey};
+use fairlead_runtime::link::{LocalEndpoints, serve_health};
+use fairlead_speaker::health::{Lateness, Place, Prober, ProxyHealth, Question};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 const TIMEOUT: Duration = Duration::from_millis(400);
@@ -24,6 +27,16 @@ enum Behaviour {
     Hang,
     HangInBody,
     EndlessBody,
+    /// A byte of the body now and then, for ever.
+    Drip,
+    /// A header field without end.
+    HugeHead,
+    /// A line that is HTTP's and then nothing.
+    HangInHead,
+    /// The answer, and then the end of the connection.
+    SayAndClose(&'static str),
+    /// The answer, and unasked another.
+    SayTwice(&'static str),
     Close,
     Reset,
 }
@@ -89,6 +102,31 @@ async fn converse(mut stream: TcpStream, behaviour: Behaviour, requests: Arc<Ato
                 while stream.write_all(chunk.as_bytes()).await.is_ok() {}
                 return;
             }
+            Behaviour::Drip => {
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                    .await;
+                while stream.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                return;
+            }
+            Behaviour::HugeHead => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nX: ").await;
+                while stream.write_all(&[b'x'; 1024]).await.is_ok() {}
+                return;
+            }
+            Behaviour::HangInHead => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Le").await;
+                std::future::pending::<()>().await;
+            }
+            Behaviour::SayAndClose(answer) => {
+                let _ = stream.write_all(answer.as_bytes()).await;
+                return;
+            }
+            Behaviour::SayTwice(answer) => {
+                let _ = stream.write_all(answer.repeat(2).as_bytes()).await;
+            }
             Behaviour::Close => return,
             Behaviour::Reset => {
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -100,15 +138,17 @@ async fn converse(mut stream: TcpStream, behaviour: Behaviour, requests: Arc<Ato
 
 fn question(address: SocketAddr) -> Question {
     Question {
-        url: format!("http://{address}/healthz"),
+        place: Place::Node(address),
+        path: "/healthz".into(),
         service: Some(ServiceKey::new("default", "web")),
     }
 }
 
 async fn probe_once(address: SocketAddr) -> Result<(), String> {
     let started = Instant::now();
-    let mut prober = Prober::new(question(address), TIMEOUT);
-    let outcome = timeout(PATIENCE, prober.probe())
+    let mut prober = Prober::new(question(address));
+    let lateness = Lateness::default();
+    let outcome = timeout(PATIENCE, prober.probe(TIMEOUT, &lateness))
         .await
         .expect("a probe ends by itself");
     assert!(
@@ -143,18 +183,40 @@ async fn every_wrong_answer_is_a_failure_with_a_sentence_of_its_own() {
         ),
         (
             Behaviour::Say("SSH-2.0-OpenSSH_9.2\r\n"),
-            Err("invalid HTTP version parsed"),
+            Err("the answer is not HTTP"),
         ),
         (Behaviour::Hang, Err("no answer within 400 ms")),
-        (Behaviour::HangInBody, Err("no answer within 400 ms")),
+        (
+            Behaviour::HangInHead,
+            Err("the answer was not complete within 400 ms"),
+        ),
+        (
+            Behaviour::HangInBody,
+            Err("the answer was not complete within 400 ms"),
+        ),
+        (Behaviour::Drip, Err("the answer was not complete within 400 ms")),
+        (
+            Behaviour::HugeHead,
+            Err("the head of the answer is longer than 8192 bytes"),
+        ),
+        (
+            Behaviour::SayAndClose("HTTP/1.1 200 OK\r\nContent-Length: 69\r\n\r\n{"),
+            Err("HTTP 200: connection closed before the answer was complete"),
+        ),
+        (Behaviour::SayAndClose(GOOD), Ok(())),
+        (
+            Behaviour::Say("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+            Err("HTTP 200: the answer is longer than 16384 bytes"),
+        ),
+        (
+            Behaviour::Say("\u{1}\u{2}\u{3}garbage"),
+            Err("the answer is not HTTP"),
+        ),
         (
             Behaviour::EndlessBody,
             Err("HTTP 200: the answer is longer than 16384 bytes"),
         ),
-        (
-            Behaviour::Close,
-            Err("connection closed before message completed"),
-        ),
+        (Behaviour::Close, Err("connection closed without an answer")),
         (Behaviour::Reset, Err("connection reset")),
     ];
     for (behaviour, expected) in cases {
@@ -181,14 +243,25 @@ async fn a_port_that_nobody_listens_on_refuses() {
     assert_eq!(probe_once(address).await, Err("connection refused".into()));
 }
 
+/// Probes so often with one prober, all of which must end alike.
+async fn probe_often(server: &Server, times: usize, expected: Result<(), &str>) {
+    let mut prober = Prober::new(question(server.address));
+    let lateness = Lateness::default();
+    for number in 1..=times {
+        let outcome = prober.probe(Duration::from_secs(5), &lateness).await;
+        assert_eq!(
+            outcome.as_ref().copied().map_err(String::as_str),
+            expected,
+            "probe {number}"
+        );
+    }
+    assert_eq!(server.requests.load(Ordering::SeqCst), times);
+}
+
 #[tokio::test]
 async fn connections_are_kept_and_dialled_anew_every_tenth_time() {
     let server = serve(Behaviour::Say(GOOD)).await;
-    let mut prober = Prober::new(question(server.address), Duration::from_secs(5));
-    for number in 1..=30 {
-        assert_eq!(prober.probe().await, Ok(()), "probe {number}");
-    }
-    assert_eq!(server.requests.load(Ordering::SeqCst), 30);
+    probe_often(&server, 30, Ok(())).await;
     assert_eq!(server.connections.load(Ordering::SeqCst), 3);
 }
 
@@ -196,9 +269,88 @@ async fn connections_are_kept_and_dialled_anew_every_tenth_time() {
 async fn after_a_failure_the_connection_is_dialled_anew() {
     let bad = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
     let server = serve(Behaviour::Say(bad)).await;
-    let mut prober = Prober::new(question(server.address), Duration::from_secs(5));
-    for _ in 0..3 {
-        assert_eq!(prober.probe().await, Err("HTTP 503".into()));
-    }
+    probe_often(&server, 3, Err("HTTP 503")).await;
     assert_eq!(server.connections.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_between_two_probes_is_no_failure() {
+    let server = serve(Behaviour::SayAndClose(GOOD)).await;
+    probe_often(&server, 5, Ok(())).await;
+    assert_eq!(server.connections.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_never_taken_for_one() {
+    let server = serve(Behaviour::SayTwice(GOOD)).await;
+    probe_often(&server, 5, Ok(())).await;
+    assert_eq!(server.connections.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn an_address_of_another_machine_is_not_asked() {
+    // TEST-NET-1: no machine has it, and this one neither.
+    let outcome = probe_once("192.0.2.1:80".parse().unwrap()).await;
+    assert_eq!(outcome, Err("192.0.2.1 is not an address of this node".into()));
+}
+
+#[tokio::test]
+async fn the_node_agent_answers_for_single_services() {
+    let path = std::env::temp_dir().join(format!("fairlead-probe-{}.sock", std::process::id()));
+    let service = ServiceKey::new("default", "web");
+    let target = ProbeTarget::Agent {
+        service: service.clone(),
+        family: Family::V4,
+    };
+    let (lateness, proxy) = (Lateness::default(), ProxyHealth::Port(10256));
+    let mut prober = Prober::new(Question::of(&target, &proxy, &path));
+    let nobody = prober.probe(TIMEOUT, &lateness).await;
+    assert_eq!(nobody, Err("node agent: nobody listens".into()));
+    let (counts, endpoints) = watch::channel(LocalEndpoints::new());
+    let server = tokio::spawn({
+        let path = path.clone();
+        async move { serve_health(&path, endpoints).await }
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let none = Err("HTTP 503: no local endpoints".to_owned());
+    loop {
+        let outcome = prober.probe(TIMEOUT, &lateness).await;
+        if outcome == none {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{outcome:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    counts.send_replace([((service.clone(), Family::V4), 1)].into());
+    for _ in 0..20 {
+        assert_eq!(prober.probe(TIMEOUT, &lateness).await, Ok(()));
+    }
+    counts.send_replace([((service, Family::V6), 1)].into());
+    assert_eq!(prober.probe(TIMEOUT, &lateness).await, none);
+    server.abort();
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_came_while_this_process_stood_still_counts() {
+    // In a thread and a runtime of its own, so that it goes on meanwhile; slower than the timeout.
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        tell.send(listener.local_addr().unwrap()).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        let _ = std::io::Read::read(&mut stream, &mut request).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        std::io::Write::write_all(&mut stream, GOOD.as_bytes()).unwrap();
+        let _ = std::io::Read::read(&mut stream, &mut request);
+    });
+    let address = told.recv().unwrap();
+    let (mut prober, lateness) = (Prober::new(question(address)), Lateness::default());
+    let freeze = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        std::thread::sleep(Duration::from_millis(500)); // the whole of this test's runtime
+    };
+    let (outcome, ()) = tokio::join!(prober.probe(Duration::from_millis(100), &lateness), freeze);
+    assert_eq!(outcome, Ok(()));
 }

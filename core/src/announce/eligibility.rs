@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Advertisement, Config};
+use crate::config::{Advertisement, Config, Health};
 use crate::endpoints::Endpoints;
 use crate::model::{Family, Node, NodeName, Service, ServiceKey, ServiceType, Slice, TrafficPolicy};
 use crate::ownership::{Owner, Ownership};
@@ -63,6 +63,13 @@ pub enum ProbeTarget {
         /// The node's InternalIP of the address' family.
         address: IpAddr,
     },
+    /// The node agent's own answer for one Service of policy Local to which the API gives no healthCheckNodePort.
+    Agent {
+        /// The Service.
+        service: ServiceKey,
+        /// The family of the address.
+        family: Family,
+    },
 }
 
 /// A node that passed every filter for an address.
@@ -86,6 +93,8 @@ pub struct Evaluation {
     /// What to probe: one target for each Service, less what they have in common. Filled as soon as all filters but
     /// the probes are passed, so that a node that could become the owner is probed all the time.
     pub probes: BTreeSet<ProbeTarget>,
+    /// How its pool wants them probed.
+    pub health: Health,
 }
 
 /// Everything the filters look at.
@@ -134,6 +143,11 @@ pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
                 services: keys.collect(),
                 outcome,
                 probes,
+                health: view
+                    .config
+                    .pools
+                    .get(owner.pool)
+                    .map_or_else(Health::default, |pool| pool.health),
             };
             (address, evaluation)
         })
@@ -337,6 +351,13 @@ fn answered(view: &View, questions: &[(&ServiceKey, ProbeTarget)]) -> Result<(),
 
 fn probe_target(address: IpAddr, service: &Service, node: &Node) -> Result<ProbeTarget, Refusal> {
     let family = Family::of(address);
+    // The API gives a healthCheckNodePort to type LoadBalancer alone. For the external IPs of other types the node agent
+    // answers in the same way, and on a socket of the node.
+    let balancer = service.kind == ServiceType::LoadBalancer;
+    if (service.policy, service.health_check_node_port, balancer) == (TrafficPolicy::Local, None, false) {
+        let service = service.key.clone();
+        return Ok(ProbeTarget::Agent { service, family });
+    }
     let Some(&own) = node.internal_ips.iter().find(|ip| Family::of(**ip) == family) else {
         let message = format!(
             "node {} has no {family} address of type InternalIP to probe",
@@ -344,21 +365,17 @@ fn probe_target(address: IpAddr, service: &Service, node: &Node) -> Result<Probe
         );
         return refuse(Reason::ProbeFailed, message);
     };
-    match (service.policy, service.health_check_node_port, service.kind) {
-        (TrafficPolicy::Cluster, ..) => Ok(ProbeTarget::Proxy { address: own }),
-        (TrafficPolicy::Local, Some(port), _) => Ok(ProbeTarget::Service {
+    match (service.policy, service.health_check_node_port) {
+        (TrafficPolicy::Cluster, _) => Ok(ProbeTarget::Proxy { address: own }),
+        (TrafficPolicy::Local, Some(port)) => Ok(ProbeTarget::Service {
             service: service.key.clone(),
             address: own,
             port,
         }),
-        (TrafficPolicy::Local, None, ServiceType::LoadBalancer) => refuse(
+        (TrafficPolicy::Local, None) => refuse(
             Reason::ProbeFailed,
             format!("{} has no healthCheckNodePort to probe", service.key),
         ),
-        // The API gives a healthCheckNodePort to type LoadBalancer alone, so nobody answers for the external IPs of
-        // other types one by one. That this node has a ready endpoint is known from the EndpointSlices; what a probe
-        // can add is that the node's service proxy is alive.
-        (TrafficPolicy::Local, None, _) => Ok(ProbeTarget::Proxy { address: own }),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::Health;
 use crate::range::{IpRange, RangeMap};
 use crate::reason::{Reason, Refusal};
 use crate::selector::Selector;
@@ -122,6 +123,8 @@ pub struct Pool {
     pub external_ips: Option<Access>,
     /// What becomes of addresses that leave it.
     pub on_remove: OnRemove,
+    /// How its addresses are probed.
+    pub health: Health,
 }
 
 impl Pool {
@@ -154,6 +157,7 @@ pub(super) fn check(raw: &RawPool, taken: &RangeMap<String>) -> (Pool, Refusal) 
         allocation: Allocation::default(),
         external_ips: None,
         on_remove: raw.on_remove,
+        health: Health::default(),
     };
     if raw.deleting {
         // Whether Services have addresses of it, and so hold the deletion up, is not seen from here.

@@ -426,3 +426,27 @@ fn a_change_is_seen_at_its_own_address_only() {
     let gone = planned(&[&a], &[]);
     assert!(!before.same_for(&gone, ip("192.0.2.2")));
 }
+
+#[test]
+fn ready_endpoints_of_this_node_are_counted_by_service_and_family() {
+    let local = holding("local", TrafficPolicy::Local, &["192.0.2.1", "2001:db8::1"]);
+    let cluster = holding("cluster", TrafficPolicy::Cluster, &["192.0.2.2"]);
+    let idle = holding("idle", TrafficPolicy::Local, &["192.0.2.3"]);
+    let plan = planned(
+        &[&local, &cluster, &idle],
+        &[
+            &slice("local", &["10.0.1.2@n1+rs", "10.0.1.3@n1+rs", "10.0.2.2@n2+rs"]),
+            &slice("local", &["fd00::1@n2+rs"]),
+            &slice("cluster", &["10.0.1.4@n1+rs"]),
+            // It terminates: what comes is served on, but no more is to come.
+            &slice("idle", &["10.0.1.5@n1+st"]),
+        ],
+    );
+    let key = |name, family| (ServiceKey::new("default", name), family);
+    let expected = BTreeMap::from([
+        (key("local", Family::V4), 2),
+        (key("local", Family::V6), 0),
+        (key("idle", Family::V4), 0),
+    ]);
+    assert_eq!(plan.local_ready, expected);
+}

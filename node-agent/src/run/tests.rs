@@ -83,6 +83,7 @@ fn world_of(kernel: Kernel) -> World {
         leaving: leaving_in,
         speaker: speaker_in,
         report: report_out,
+        endpoints: watch::Sender::default(),
         programmed: None,
     };
     tokio::spawn(run(engine, index.clone(), wiring));

@@ -6,6 +6,7 @@
 
 mod client;
 mod frame;
+mod health;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use client::connect;
+pub use health::{HEALTH_SOCKET, LocalEndpoints, serve_health};
 pub use server::serve;
 
 /// Where the socket is on every node.

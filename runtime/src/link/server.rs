@@ -49,7 +49,7 @@ pub async fn serve(
 }
 
 /// Binds the socket, replacing the file that a former process left behind.
-fn bind(path: &Path) -> std::io::Result<UnixListener> {
+pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
@@ -63,7 +63,8 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn accept(listener: &UnixListener) -> UnixStream {
+/// The next connection of a process that may talk to us.
+pub(super) async fn accept(listener: &UnixListener) -> UnixStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match check_peer(&stream) {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use fairlead_core::model::{Family, ServiceKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -134,6 +135,65 @@ async fn garbage_and_older_versions_end_the_connection_but_not_the_server() {
     }
     assert_eq!(*speaker_view.borrow(), None);
     assert!(!server.is_finished());
+    server.abort();
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test]
+async fn the_agent_answers_for_single_services_as_a_health_check_node_port_does() {
+    let path = socket("health");
+    let key = |name, family| (ServiceKey::new("default", name), family);
+    let (counts, endpoints) = tokio::sync::watch::channel(LocalEndpoints::from([
+        (key("web", Family::V4), 2),
+        (key("web", Family::V6), 0),
+    ]));
+    let server = tokio::spawn({
+        let path = path.clone();
+        async move { serve_health(&path, endpoints).await }
+    });
+    let ask = async |url: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let mut stream = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => break stream,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let request = format!("GET {url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer))
+            .await
+            .expect("an answer")
+            .unwrap();
+        answer
+    };
+    let answer = ask("/healthz/default/web/ipv4").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+    assert!(
+        answer.contains("x-load-balancing-endpoint-weight: 2\r\n"),
+        "{answer}"
+    );
+    let body =
+        r#"{"service":{"namespace":"default","name":"web"},"localEndpoints":2,"serviceProxyHealthy":true}"#;
+    assert!(answer.ends_with(body), "{answer}");
+    for (url, status) in [
+        ("/healthz/default/web/ipv6", 503),
+        ("/healthz/default/db/ipv4", 503),
+        ("/healthz/default/web/ipv5", 404),
+        ("/healthz", 404),
+    ] {
+        let answer = ask(url).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{url}: {answer}"
+        );
+    }
+    counts.send_replace(LocalEndpoints::new());
+    let answer = ask("/healthz/default/web/ipv4").await;
+    assert!(answer.contains(r#""localEndpoints":0"#), "{answer}");
     server.abort();
     std::fs::remove_file(&path).unwrap();
 }

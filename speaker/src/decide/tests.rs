@@ -180,7 +180,7 @@ fn nothing_is_announced_before_the_own_record_has_come_back() {
         [(vip(1), Reason::NotElected), (vip(2), Reason::NotElected)]
     );
     assert_eq!(
-        decision.targets().len(),
+        decision.targets(Timing::default()).len(),
         1,
         "both addresses share the probe of the proxy"
     );
@@ -295,7 +295,11 @@ fn a_shared_address_is_announced_once_for_all_its_services() {
             .announced()
             .map(|(address, services, _)| (address, services.to_vec()))
             .collect();
-        (announced, decision.held_back().len(), decision.targets().len())
+        (
+            announced,
+            decision.held_back().len(),
+            decision.targets(Timing::default()).len(),
+        )
     };
     let both = ["a", "b"].map(|name| ServiceKey::new("default", name)).to_vec();
     let expected = (vec![(vip(1), both.clone())], 0, 1);

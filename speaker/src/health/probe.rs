@@ -1,133 +1,146 @@
 //! One HTTP probe.
 
-use std::error::Error;
+use std::pin::pin;
 use std::time::Duration;
 
-use fairlead_core::announce::ProbeTarget;
-use fairlead_core::model::ServiceKey;
-use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 
-/// More than this is not read of an answer.
-const BODY_LIMIT: usize = 16 << 10;
+use fairlead_core::model::ServiceKey;
+
+use super::answer::{Answer, BODY_LIMIT, RAW_LIMIT, parse};
+use super::dial::{Stream, describe, dial, is_idle};
+use super::lateness::Lateness;
+use super::question::{Place, Question};
+
 /// A connection is used for so many probes; then a new one must be accepted, as a client's would have to be.
 const PROBES_PER_CONNECTION: u32 = 10;
-
-/// Where and what to probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The URL; plain HTTP.
-    pub url: String,
-    /// The Service that a health-check node port must answer for; `None` for the service proxy.
-    pub service: Option<ServiceKey>,
-}
-
-/// How the service proxy is probed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProxyHealth {
-    /// At this port of the node's InternalIP, `/healthz`.
-    Port(u16),
-    /// At this URL, of whatever host.
-    Url(String),
-}
-
-impl Question {
-    /// The question that a target stands for.
-    pub fn of(target: &ProbeTarget, proxy: &ProxyHealth) -> Self {
-        let at = |address: &std::net::IpAddr, port: u16| {
-            format!("http://{}/healthz", std::net::SocketAddr::new(*address, port))
-        };
-        match (target, proxy) {
-            (
-                ProbeTarget::Service {
-                    service,
-                    address,
-                    port,
-                },
-                _,
-            ) => Self {
-                url: at(address, *port),
-                service: Some(service.clone()),
-            },
-            (ProbeTarget::Proxy { address }, ProxyHealth::Port(port)) => Self {
-                url: at(address, *port),
-                service: None,
-            },
-            (ProbeTarget::Proxy { .. }, ProxyHealth::Url(url)) => Self {
-                url: url.clone(),
-                service: None,
-            },
-        }
-    }
-}
 
 /// Probes one target over a kept connection.
 pub struct Prober {
     question: Question,
-    timeout: Duration,
-    connection: Option<(Client, u32)>,
+    request: String,
+    connection: Option<Kept>,
+}
+
+/// A connection and the number of its probes.
+type Kept = (Box<dyn Stream>, u32);
+
+/// How far a probe has come.
+#[derive(Clone, Copy)]
+enum Stage {
+    Connecting,
+    Asked,
+    Answering,
+}
+
+/// Why there was no answer.
+enum Failure {
+    /// The connection ended before the first byte of one.
+    Unheard(String),
+    Wrong(String),
 }
 
 impl Prober {
     /// A prober without a connection yet.
-    pub fn new(question: Question, timeout: Duration) -> Self {
+    pub fn new(question: Question) -> Self {
         Self {
+            request: question.request(),
             question,
-            timeout,
             connection: None,
         }
     }
 
-    /// Asks once, within the timeout.
+    /// Asks once, within the timeout. While this node is short of CPU it is longer: see [`Lateness`].
     ///
     /// # Errors
     /// One sentence that says why this node must not be trusted with traffic.
-    pub async fn probe(&mut self) -> Result<(), String> {
-        let (client, used) = match self.connection.take() {
-            Some((client, used)) if used < PROBES_PER_CONNECTION => (client, used),
-            _ => (fresh_client()?, 0),
-        };
-        let outcome = match tokio::time::timeout(self.timeout, ask(&client, &self.question)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(format!("no answer within {} ms", self.timeout.as_millis())),
-        };
-        if outcome.is_ok() {
-            self.connection = Some((client, used + 1));
+    pub async fn probe(&mut self, timeout: Duration, lateness: &Lateness) -> Result<(), String> {
+        let started = Instant::now();
+        let deadline = started + lateness.stretch(timeout, started);
+        let mut stage = Stage::Connecting;
+        {
+            let mut asking = pin!(self.ask(&mut stage));
+            if let Ok(outcome) = timeout_at(deadline, &mut asking).await {
+                return outcome;
+            }
+            // An answer may have come while this very process did not run.
+            if let Some(later) = lateness.grace(started, deadline, timeout, Instant::now())
+                && let Ok(outcome) = timeout_at(later, asking).await
+            {
+                return outcome;
+            }
         }
-        outcome
+        let within = format!("within {} ms", timeout.as_millis());
+        Err(match stage {
+            Stage::Connecting => format!("no connection {within}"),
+            Stage::Asked => format!("no answer {within}"),
+            Stage::Answering => format!("the answer was not complete {within}"),
+        })
+    }
+
+    async fn ask(&mut self, stage: &mut Stage) -> Result<(), String> {
+        // Kept again only after a good answer.
+        let kept = self.connection.take();
+        if let Some((mut stream, used)) = kept
+            && is_idle(&mut stream)
+        {
+            match exchange(&mut stream, self.request.as_bytes(), stage).await {
+                Ok(answer) => return self.conclude(stream, used + 1, &answer),
+                Err(Failure::Wrong(sentence)) => return Err(sentence),
+                // It may have ended between two probes, for good reason. A new one tells.
+                Err(Failure::Unheard(_)) => {}
+            }
+        }
+        *stage = Stage::Connecting;
+        let mut stream = dial(&self.question.place).await?;
+        match exchange(&mut stream, self.request.as_bytes(), stage).await {
+            Ok(answer) => self.conclude(stream, 1, &answer),
+            Err(Failure::Wrong(sentence) | Failure::Unheard(sentence)) => Err(sentence),
+        }
+    }
+
+    fn conclude(&mut self, stream: Box<dyn Stream>, used: u32, answer: &Answer) -> Result<(), String> {
+        judge(&self.question, answer)?;
+        // Dialling the agent costs next to nothing, and this way it keeps no memory for each Service.
+        let keeps = !matches!(self.question.place, Place::Agent(_));
+        if keeps && answer.reusable && used < PROBES_PER_CONNECTION {
+            self.connection = Some((stream, used));
+        }
+        Ok(())
     }
 }
 
-/// A client of its own has a connection of its own.
-fn fresh_client() -> Result<Client, String> {
-    Client::builder()
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .http1_only()
-        .pool_max_idle_per_host(1)
-        .user_agent(concat!("fairlead-speaker/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| format!("cannot make an HTTP client: {error}"))
-}
-
-async fn ask(client: &Client, question: &Question) -> Result<(), String> {
-    let mut response = client
-        .get(&question.url)
-        .send()
+async fn exchange(
+    stream: &mut Box<dyn Stream>,
+    request: &[u8],
+    stage: &mut Stage,
+) -> Result<Answer, Failure> {
+    stream
+        .write_all(request)
         .await
-        .map_err(|error| describe(&error))?;
-    let status = response.status();
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| describe(&error))? {
-        if body.len() + chunk.len() > BODY_LIMIT {
-            return Err(format!(
-                "HTTP {}: the answer is longer than {BODY_LIMIT} bytes",
-                status.as_u16()
-            ));
+        .map_err(|error| Failure::Unheard(describe(&error)))?;
+    *stage = Stage::Asked;
+    let mut bytes = Vec::with_capacity(1024);
+    loop {
+        let length = match stream.read_buf(&mut bytes).await {
+            Ok(0) if bytes.is_empty() => {
+                return Err(Failure::Unheard("connection closed without an answer".into()));
+            }
+            Ok(length) => length,
+            Err(error) if bytes.is_empty() => return Err(Failure::Unheard(describe(&error))),
+            Err(error) => return Err(Failure::Wrong(describe(&error))),
+        };
+        *stage = Stage::Answering;
+        if let Some(answer) = parse(&bytes, length == 0).map_err(Failure::Wrong)? {
+            return Ok(answer);
         }
-        body.extend_from_slice(&chunk);
+        if bytes.len() > RAW_LIMIT {
+            let sentence = format!("the answer is longer than {BODY_LIMIT} bytes");
+            return Err(Failure::Wrong(sentence));
+        }
     }
-    judge(question, status, &body)
 }
 
 /// The body of a health-check node port, as far as it is of interest.
@@ -136,54 +149,44 @@ async fn ask(client: &Client, question: &Question) -> Result<(), String> {
 struct ServiceHealth {
     service: Option<ServiceKey>,
     local_endpoints: Option<i64>,
+    service_proxy_healthy: Option<bool>,
 }
 
-fn judge(question: &Question, status: StatusCode, body: &[u8]) -> Result<(), String> {
-    let code = status.as_u16();
-    let health = serde_json::from_slice::<ServiceHealth>(body).ok();
-    if status.is_redirection() {
+fn judge(question: &Question, answer: &Answer) -> Result<(), String> {
+    let code = answer.status;
+    let health = || serde_json::from_slice::<ServiceHealth>(&answer.body).ok();
+    if (300..400).contains(&code) {
         return Err(format!("HTTP {code}: a redirect is no answer"));
     }
-    if status != StatusCode::OK {
-        return Err(match health.and_then(|health| health.local_endpoints) {
-            Some(0) => format!("HTTP {code}: no local endpoints"),
+    if code != 200 {
+        return Err(match health() {
+            Some(health) if health.local_endpoints == Some(0) => format!("HTTP {code}: no local endpoints"),
+            Some(health) if health.service_proxy_healthy == Some(false) => {
+                format!("HTTP {code}: the service proxy is not healthy")
+            }
             _ => format!("HTTP {code}"),
         });
     }
     let Some(expected) = &question.service else {
         return Ok(());
     };
-    if body.is_empty() {
+    if answer.body.is_empty() {
         return Ok(());
     }
-    let Some(health) = health else {
+    let Some(health) = health() else {
         return Err(format!(
             "HTTP {code}: the answer is not the JSON of a health-check node port"
         ));
     };
-    match health.service {
-        Some(service) if service != *expected => {
-            return Err(format!("HTTP {code}: the answer is for Service {service}"));
+    match (health.service, health.local_endpoints) {
+        (Some(service), _) if service != *expected => {
+            Err(format!("HTTP {code}: the answer is for Service {service}"))
         }
-        _ => {}
-    }
-    match health.local_endpoints {
-        Some(count) if count <= 0 => Err(format!("HTTP {code}: but no local endpoints")),
+        (_, Some(count)) if count <= 0 => Err(format!("HTTP {code}: but no local endpoints")),
+        _ if health.service_proxy_healthy == Some(false) => {
+            Err(format!("HTTP {code}: but the service proxy is not healthy"))
+        }
         _ => Ok(()),
-    }
-}
-
-/// The innermost cause in plain words; reqwest's own sentence repeats the URL.
-fn describe(error: &reqwest::Error) -> String {
-    let mut cause: &dyn Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
-        Some(std::io::ErrorKind::ConnectionRefused) => "connection refused".into(),
-        Some(std::io::ErrorKind::ConnectionReset) => "connection reset".into(),
-        Some(std::io::ErrorKind::UnexpectedEof) => "connection closed".into(),
-        _ => cause.to_string(),
     }
 }
 
@@ -191,73 +194,69 @@ fn describe(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
-    fn local() -> Question {
-        Question {
-            url: String::new(),
-            service: Some(ServiceKey::new("default", "web")),
-        }
-    }
-
     #[test]
     fn verdicts_on_answers() {
+        let local = Question {
+            place: Place::Host("localhost".into(), 80),
+            path: "/healthz".into(),
+            service: Some(ServiceKey::new("default", "web")),
+        };
         let proxy = Question {
             service: None,
-            ..local()
+            ..local.clone()
         };
         let good = r#"{"service":{"namespace":"default","name":"web"},"localEndpoints":1,"serviceProxyHealthy":true}"#;
         let lie = r#"{"service":{"namespace":"default","name":"web"},"localEndpoints":0}"#;
         let other = r#"{"service":{"namespace":"default","name":"db"},"localEndpoints":1}"#;
+        let sick = r#"{"localEndpoints":1,"serviceProxyHealthy":false}"#;
         let table: &[(&Question, u16, &str, Result<(), &str>)] = &[
-            (&local(), 200, good, Ok(())),
-            (&local(), 200, "", Ok(())),
-            (&local(), 200, r#"{"status":"fine"}"#, Ok(())),
-            (&local(), 200, lie, Err("HTTP 200: but no local endpoints")),
+            (&local, 200, good, Ok(())),
+            (&local, 200, "", Ok(())),
+            (&local, 200, r#"{"status":"fine"}"#, Ok(())),
+            (&local, 200, lie, Err("HTTP 200: but no local endpoints")),
             (
-                &local(),
+                &local,
                 200,
                 other,
                 Err("HTTP 200: the answer is for Service default/db"),
             ),
             (
-                &local(),
+                &local,
+                200,
+                sick,
+                Err("HTTP 200: but the service proxy is not healthy"),
+            ),
+            (
+                &local,
                 200,
                 "<html>",
                 Err("HTTP 200: the answer is not the JSON of a health-check node port"),
             ),
-            (&local(), 503, lie, Err("HTTP 503: no local endpoints")),
-            (&local(), 503, "oops", Err("HTTP 503")),
-            (&local(), 204, "", Err("HTTP 204")),
-            (&local(), 302, "", Err("HTTP 302: a redirect is no answer")),
+            (&local, 503, lie, Err("HTTP 503: no local endpoints")),
+            (
+                &local,
+                503,
+                sick,
+                Err("HTTP 503: the service proxy is not healthy"),
+            ),
+            (&local, 503, "oops", Err("HTTP 503")),
+            (&local, 204, "", Err("HTTP 204")),
+            (&local, 302, "", Err("HTTP 302: a redirect is no answer")),
             (&proxy, 200, "anything", Ok(())),
             (&proxy, 503, r#"{"healthy":false}"#, Err("HTTP 503")),
         ];
         for (question, status, body, expected) in table {
-            let outcome = judge(question, StatusCode::from_u16(*status).unwrap(), body.as_bytes());
+            let answer = Answer {
+                status: *status,
+                body: body.as_bytes().to_vec(),
+                reusable: true,
+            };
+            let outcome = judge(question, &answer);
             assert_eq!(
                 outcome.as_ref().copied().map_err(String::as_str),
                 *expected,
                 "{status} {body}"
             );
         }
-    }
-
-    #[test]
-    fn urls() {
-        let service = ProbeTarget::Service {
-            service: ServiceKey::new("default", "web"),
-            address: "192.0.2.11".parse().unwrap(),
-            port: 31000,
-        };
-        let proxy = ProbeTarget::Proxy {
-            address: "2001:db8::1".parse().unwrap(),
-        };
-        let custom = ProxyHealth::Url("http://127.0.0.1:9879/healthz".into());
-        let url = |target, health| Question::of(target, health).url;
-        assert_eq!(url(&service, &custom), "http://192.0.2.11:31000/healthz");
-        assert_eq!(
-            url(&proxy, &ProxyHealth::Port(10256)),
-            "http://[2001:db8::1]:10256/healthz"
-        );
-        assert_eq!(url(&proxy, &custom), "http://127.0.0.1:9879/healthz");
     }
 }

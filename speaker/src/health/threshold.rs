@@ -45,6 +45,11 @@ impl Judge {
         }
     }
 
+    /// Other thresholds from the next outcome on. The verdict stays.
+    pub fn set(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+    }
+
     /// Takes in the outcome of one probe.
     pub fn observe(&mut self, outcome: Result<(), String>) -> &Verdict {
         let good = outcome.is_ok();
@@ -110,6 +115,25 @@ mod tests {
         assert_eq!(run(strict, "++---+++"), ".PPPFFFP");
         assert_eq!(run(strict, "---++"), "..FFP");
         assert_eq!(run(strict, "-+-+-++"), "......P");
+    }
+
+    #[test]
+    fn other_thresholds_keep_the_verdict_and_the_row() {
+        let mut judge = Judge::new(Thresholds::default());
+        judge.observe(Ok(()));
+        judge.observe(Err("no".into()));
+        judge.set(Thresholds {
+            failure: 3,
+            ..Thresholds::default()
+        });
+        assert_eq!(judge.observe(Err("no".into())), &Verdict::Pass);
+        assert_eq!(judge.observe(Err("no".into())), &Verdict::Fail("no".into()));
+        judge.observe(Ok(()));
+        judge.set(Thresholds {
+            readmission: 1,
+            ..Thresholds::default()
+        });
+        assert_eq!(judge.observe(Ok(())), &Verdict::Pass);
     }
 
     #[test]

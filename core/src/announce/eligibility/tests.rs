@@ -551,20 +551,23 @@ fn external(mut world: World, kind: ServiceType) -> World {
 }
 
 #[test]
-fn external_ips_are_announced_like_any_address_and_probed_by_the_proxy() {
-    let proxy = ProbeTarget::Proxy { address: own() };
+fn external_ips_are_announced_like_any_address_and_answered_for_by_the_node_agent() {
+    let agent = ProbeTarget::Agent {
+        service: ServiceKey::new("default", "web"),
+        family: Family::V4,
+    };
     for kind in [ServiceType::ClusterIp, ServiceType::NodePort] {
         external(world(), kind).candidate();
         let mut local = external(local(world()), kind);
         assert_eq!(
             local.evaluate()[&vip()].probes,
-            BTreeSet::from([proxy.clone()]),
+            BTreeSet::from([agent.clone()]),
             "{kind:?}"
         );
         assert_eq!(local.refusal().reason, Reason::ProbePending);
-        local.verdicts.insert(proxy.clone(), Verdict::Pass);
+        local.verdicts.insert(agent.clone(), Verdict::Pass);
         local.candidate();
-        // The proxy alone would not do: the endpoint must be here.
+        // What the EndpointSlices say counts as well, and at once.
         local.slices = vec![endpoint("node2", "rs")];
         assert_eq!(local.refusal().reason, Reason::NoLocalEndpoint, "{kind:?}");
     }
