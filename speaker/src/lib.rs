@@ -18,6 +18,7 @@ pub mod health;
 pub mod index;
 pub mod l2;
 pub mod links;
+pub mod membership;
 pub mod metrics;
 pub mod publish;
 pub mod status;

@@ -1,0 +1,3 @@
+//! Membership: which other speakers are alive, learnt from them directly.
+
+pub mod seal;
