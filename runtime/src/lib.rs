@@ -5,6 +5,7 @@ pub mod args;
 pub mod client;
 #[cfg(test)]
 mod fake_api;
+pub mod gossip_key;
 pub mod lease;
 pub mod leaving;
 pub mod link;

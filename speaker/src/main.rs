@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use fairlead_core::model::NodeName;
+use fairlead_runtime::gossip_key::GossipKeyArgs;
 use fairlead_runtime::link::SOCKET;
 use fairlead_runtime::{
     CommonArgs, Readiness, class_policy, client, follow_leaving, init, serve_http, shutdown,
@@ -28,6 +29,8 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 struct Arguments {
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    gossip: GossipKeyArgs,
     /// Name of the Node object of this node
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: String,
@@ -81,6 +84,8 @@ impl Arguments {
                 proxy,
             },
             handover_timeout: self.handover_timeout,
+            namespace: self.common.namespace.clone(),
+            gossip_secret: self.gossip.gossip_secret.clone(),
         }
     }
 }
