@@ -37,6 +37,11 @@ has "the finalizer" FAIRLEAD_SERVICE_FINALIZER --set finalizer=cloud
 told=$(render --set compatibility.metallb=true | grep -A1 FAIRLEAD_METALLB_ANNOTATIONS | grep -c 'value: "true"')
 [ "$told" = 4 ] || { echo "chart: compatibility.metallb reaches $told programs of 4" >&2; exit 1; }
 
+# The controller, the speaker and the uninstall hook. Nothing of the key itself is ever rendered.
+told=$(render | grep -A1 FAIRLEAD_GOSSIP_SECRET | grep -c 'value: "fairlead-gossip"')
+[ "$told" = 3 ] || { echo "chart: the gossip key's Secret reaches $told programs of 3" >&2; exit 1; }
+lacks "a Secret of the chart" "kind: Secret"
+
 refuses() { # what, helm arguments…
   local what=$1
   shift

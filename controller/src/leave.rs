@@ -12,6 +12,7 @@ use anyhow::Context;
 use fairlead_api::{AddressPool, NodeState};
 use fairlead_core::ipam::{Decision, External};
 use fairlead_runtime::CommonArgs;
+use fairlead_runtime::gossip_key::GossipKeyArgs;
 use fairlead_runtime::leaving::KEY;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::change::{Change, finalizers};
 use crate::external::{CLOUD_FINALIZER, main_change};
+use crate::gossip_key;
 use crate::index::ServiceEntry;
 use crate::pools::FINALIZER;
 use crate::send::patch;
@@ -43,7 +45,12 @@ const AT_ONCE: usize = 8;
 /// # Errors
 /// When the installation cannot be marked as leaving. Whatever fails later is reported and does not hold the removal
 /// up.
-pub async fn leave(client: Client, common: &CommonArgs, timeout: Duration) -> anyhow::Result<()> {
+pub async fn leave(
+    client: Client,
+    common: &CommonArgs,
+    gossip: &GossipKeyArgs,
+    timeout: Duration,
+) -> anyhow::Result<()> {
     mark(&client, &common.namespace, &common.state_configmap).await?;
     println!(
         "marked as leaving; waiting up to {}s for the nodes",
@@ -60,7 +67,7 @@ pub async fn leave(client: Client, common: &CommonArgs, timeout: Duration) -> an
         }
         None => println!("going on with the removal although the state of the nodes could not be read"),
     }
-    match tokio::time::timeout(CLEANING, clean(&client)).await {
+    match tokio::time::timeout(CLEANING, clean(&client, &common.namespace, &gossip.gossip_secret)).await {
         Ok(Ok(())) => println!("statuses are clean; the removal can go on"),
         Ok(Err(error)) => println!("the removal goes on although not all is clean: {error:#}"),
         Err(_) => println!(
@@ -179,7 +186,7 @@ fn is_ready(node: &Node) -> bool {
 
 /// Takes back what the controller wrote. A controller that has not yet heard of the leaving may undo some of it, so it
 /// goes on until nothing is left to do.
-async fn clean(client: &Client) -> anyhow::Result<()> {
+async fn clean(client: &Client, namespace: &str, secret: &str) -> anyhow::Result<()> {
     loop {
         let written = clean_services(client).await.context("Services")?;
         if written == 0 {
@@ -196,7 +203,9 @@ async fn clean(client: &Client) -> anyhow::Result<()> {
             other => drop(other.context("NodeStates")?),
         }
     }
-    Ok(())
+    gossip_key::remove(client.clone(), namespace, secret, POLL)
+        .await
+        .context("the Secret of the gossip key")
 }
 
 /// One pass; answers how many Services there were to write.

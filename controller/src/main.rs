@@ -5,6 +5,7 @@ mod change;
 mod election;
 mod events;
 mod external;
+mod gossip_key;
 mod index;
 mod leave;
 mod metrics;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fairlead_api::{AddressPool, L2Advertisement, NodeState, convert};
+use fairlead_runtime::gossip_key::GossipKeyArgs;
 use fairlead_runtime::watch::{Guarded, Relist, Shared, config, follow, follow_and_relist};
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, init, serve_http, shutdown};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Service};
@@ -37,6 +39,7 @@ use prometheus_client::registry::Registry;
 
 use crate::election::ElectionArguments;
 use crate::events::Events;
+use crate::gossip_key::Keeper;
 use crate::index::{
     AdvertisementEntry, Index, PoolEntry, ServiceEntry, StateEntry, namespace_labels, service_cidrs,
 };
@@ -60,6 +63,8 @@ struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    gossip: GossipKeyArgs,
     #[command(flatten)]
     election: ElectionArguments,
     /// Name of this pod, for events and as the leader
@@ -101,6 +106,8 @@ enum Command {
 struct LeaveArguments {
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    gossip: GossipKeyArgs,
     /// How long to wait for the nodes, such as 60s or 2m; after it the removal goes on without those that are silent
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
@@ -112,7 +119,7 @@ async fn main() -> anyhow::Result<()> {
     match arguments.command {
         Some(Command::Leave(leave)) => {
             init(&leave.common);
-            leave::leave(client().await?, &leave.common, leave.timeout).await
+            leave::leave(client().await?, &leave.common, &leave.gossip, leave.timeout).await
         }
         None => control(arguments).await,
     }
@@ -141,8 +148,18 @@ async fn control(arguments: Arguments) -> anyhow::Result<()> {
     watch(&client, &index, common, services.clone());
     tokio::spawn(terms::ready_when_listed(index.clone(), unready));
     let (instance, figures) = (arguments.pod_name, Arc::clone(&metrics));
+    let events = Events::start(client.clone(), instance, figures, leadership.clone());
+    let keeper = Keeper {
+        client: client.clone(),
+        namespace: common.namespace.clone(),
+        name: arguments.gossip.gossip_secret.clone(),
+        index: index.clone(),
+        events: events.clone(),
+        leadership: leadership.clone(),
+    };
+    tokio::spawn(keeper.keep());
     let writer = Writer {
-        events: Events::start(client.clone(), instance, figures, leadership.clone()),
+        events,
         sender: Sender::new(client, &common.namespace, &common.state_configmap),
         index,
         metrics,

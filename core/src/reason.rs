@@ -40,6 +40,8 @@ reasons! {
     OverlappingPool,
     /// A selector cannot be read.
     InvalidSelector,
+    /// The Secret of the gossip key has no usable key, or an entry that is none.
+    InvalidGossipKey,
     /// The pool was deleted or lost ranges, and Services still have addresses of it.
     InUse,
     /// An advertisement or a Service names a pool that does not exist or was refused.

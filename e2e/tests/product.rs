@@ -22,6 +22,7 @@ mod product {
     mod families;
     mod fixture;
     mod forwarding;
+    mod gossip_key;
     mod leader;
     mod lifecycle;
     mod malformed;

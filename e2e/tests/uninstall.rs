@@ -86,6 +86,11 @@ fn uninstalled_with_services_present_it_leaves_nothing() {
             .unwrap()
             .is_empty()
     );
+    let secret = format!(
+        "/api/v1/namespaces/{NAMESPACE}/secrets/{}-gossip",
+        install::RELEASE
+    );
+    assert_eq!(cluster.get(&secret).unwrap(), None, "the gossip key");
     let pools = cluster.list("/apis/fairlead.dev/v1alpha1/addresspools").unwrap();
     assert!(
         pools.iter().any(|pool| pool["metadata"]["name"] == NAME),

@@ -6,6 +6,7 @@ pub mod client;
 #[cfg(test)]
 mod fake_api;
 pub mod files;
+pub mod gossip_key;
 pub mod lease;
 pub mod leaving;
 pub mod link;

@@ -51,6 +51,10 @@ pub struct Settings {
     pub health: health::Settings,
     /// How long addresses are handed over when the speaker is asked to end.
     pub handover_timeout: Duration,
+    /// Namespace that Fairlead is installed in.
+    pub namespace: String,
+    /// Secret in it with the key that speakers share.
+    pub gossip_secret: String,
 }
 
 /// Runs until `shutdown` completes and all addresses are handed over.

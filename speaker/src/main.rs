@@ -8,6 +8,8 @@ use anyhow::Context;
 use clap::Parser;
 use fairlead_core::model::NodeName;
 use fairlead_runtime::link::{HEALTH_SOCKET, SOCKET};
+use fairlead_runtime::gossip_key::GossipKeyArgs;
+use fairlead_runtime::link::SOCKET;
 use fairlead_runtime::{
     CommonArgs, Readiness, class_policy, client, follow_leaving, init, raise_file_limit, serve_http, shutdown,
 };
@@ -28,6 +30,8 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 struct Arguments {
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    gossip: GossipKeyArgs,
     /// Name of the Node object of this node
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: String,
@@ -84,6 +88,8 @@ impl Arguments {
                 agent: self.agent_socket.with_file_name(HEALTH_SOCKET),
             },
             handover_timeout: self.handover_timeout,
+            namespace: self.common.namespace.clone(),
+            gossip_secret: self.gossip.gossip_secret.clone(),
         }
     }
 }

@@ -28,6 +28,11 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .Release.Name }}-state
 {{- end }}
 
+{{/* Name of the Secret with the key that speakers share. */}}
+{{- define "fairlead.gossip" -}}
+{{ .Release.Name }}-gossip
+{{- end }}
+
 {{/* Name of the Lease that the controllers elect their leader by. */}}
 {{- define "fairlead.lease" -}}
 {{ .Release.Name }}-controller
@@ -59,9 +64,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 {{- end }}
 
+{{/* Environment of those that read the gossip key. */}}
+{{- define "fairlead.gossipEnv" -}}
+- name: FAIRLEAD_GOSSIP_SECRET
+  value: {{ include "fairlead.gossip" . | quote }}
+{{- end }}
+
 {{/* Environment of the controller, and of the uninstall hook, which is the same program. */}}
 {{- define "fairlead.controllerEnv" -}}
 {{ include "fairlead.env" . }}
+{{ include "fairlead.gossipEnv" . }}
 {{- with .Values.finalizer }}
 - name: FAIRLEAD_SERVICE_FINALIZER
   value: {{ . | quote }}

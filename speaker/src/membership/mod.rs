@@ -10,6 +10,7 @@
 
 pub mod detector;
 pub mod identity;
+pub mod keys;
 pub mod node;
 pub mod replica;
 pub mod seal;

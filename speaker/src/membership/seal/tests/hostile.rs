@@ -285,5 +285,15 @@ proptest! {
                 }
             }
         }
+        // When the network is sound again, all can talk once each has spoken.
+        let now = |round: usize| at(1010 - round as u64);
+        for round in [4, 2] {
+            for from in NAMES {
+                for to in NAMES.into_iter().filter(|to| *to != from) {
+                    let tries = net.tries(from, to, round, now(round));
+                    prop_assert!(round == 4 || tries.is_some(), "{} to {}", from, to);
+                }
+            }
+        }
     }
 }
