@@ -9,7 +9,6 @@ use clap::Parser;
 use fairlead_core::model::NodeName;
 use fairlead_runtime::link::{HEALTH_SOCKET, SOCKET};
 use fairlead_runtime::gossip_key::GossipKeyArgs;
-use fairlead_runtime::link::SOCKET;
 use fairlead_runtime::{
     CommonArgs, Readiness, class_policy, client, follow_leaving, init, raise_file_limit, serve_http, shutdown,
 };
