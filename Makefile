@@ -11,7 +11,7 @@ PROGRAMS := fairlead-controller fairlead-speaker fairlead-node-agent
 PROGRAM_PATHS := $(PROGRAMS:%=target/release/%)
 # What the image is made with, and what the network namespace tests use; the lab installs what it needs itself.
 IMAGE_PACKAGES := buildah nftables
-NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping conntrack socat
+NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping ndisc6 conntrack socat
 CARGO_DENY := 0.20.2
 LAB := target/debug/lab
 # Names of the labs that the demo, the tests and the benchmarks bring up.

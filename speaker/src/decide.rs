@@ -16,11 +16,11 @@ use fairlead_core::reason::{Reason, Refusal};
 use crate::datapath::Memory;
 use crate::health::{Timing, Verdicts};
 use crate::index::Index;
-use crate::l2::{Mac, Table, Wanted, arp};
+use crate::l2::{ConflictPolicy, Entry, Mac, Table, Wanted};
 use crate::links::{Links, interfaces};
 
-/// The families that can be announced: ARP is IPv4.
-const FAMILIES: &[Family] = &[Family::V4];
+/// The families that can be announced.
+const FAMILIES: &[Family] = &[Family::V4, Family::V6];
 
 /// What a decision is made from, besides the index.
 pub struct Inputs<'a> {
@@ -173,14 +173,14 @@ impl Decision {
     pub fn wanted(&self, links: &Links) -> BTreeMap<String, Wanted> {
         let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
         for (address, _, interfaces) in self.announced() {
-            let IpAddr::V4(v4) = address else { continue };
             let Some(standing) = self.plan.standings.get(&address) else {
                 continue;
             };
             let Some(claim) = standing.claim() else { continue };
-            let entry = arp::Entry {
+            let entry = Entry {
                 claim,
                 yielding: matches!(standing, Standing::Yielding { .. }),
+                policy: ConflictPolicy::default(),
             };
             for (name, link) in interfaces
                 .iter()
@@ -194,7 +194,7 @@ impl Decision {
                         speakers: self.speakers.clone(),
                     },
                 });
-                interface.table.addresses.insert(v4, entry);
+                interface.table.addresses.insert(address, entry);
             }
         }
         wanted

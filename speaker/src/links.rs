@@ -14,7 +14,9 @@ use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
@@ -36,6 +38,8 @@ pub struct Link {
     pub mac: Mac,
     /// Administratively up, with carrier.
     pub up: bool,
+    /// The number of the bond, bridge or team that it is a port of.
+    pub master: Option<u32>,
     /// The subnets of its addresses.
     pub subnets: Vec<IpNet>,
     /// Next hops of the routes over it, those of default routes first.
@@ -45,7 +49,7 @@ pub struct Link {
 /// All Ethernet interfaces by name.
 pub type Links = BTreeMap<String, Link>;
 
-/// As the eligibility filter sees them.
+/// As the eligibility filter sees them: without the ports of bonds, bridges and teams, whose frames belong to these.
 pub fn interfaces(links: &Links) -> BTreeMap<String, Interface> {
     let interface = |link: &Link| Interface {
         up: link.up,
@@ -53,6 +57,7 @@ pub fn interfaces(links: &Links) -> BTreeMap<String, Interface> {
     };
     links
         .iter()
+        .filter(|(_, link)| link.master.is_none())
         .map(|(name, link)| (name.clone(), interface(link)))
         .collect()
 }
@@ -161,6 +166,11 @@ async fn dump(handle: &Handle) -> Result<Links, rtnetlink::Error> {
 
 fn assemble(links: &[LinkMessage], addresses: &[AddressMessage], routes: &[RouteMessage]) -> Links {
     let mut gateways = routes::gateways(routes);
+    let masters: BTreeSet<u32> = links
+        .iter()
+        .filter(|link| joins(link))
+        .map(|link| link.header.index)
+        .collect();
     let mut subnets: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
     for address in addresses {
         if let Some(subnet) = subnet(address) {
@@ -186,12 +196,34 @@ fn assemble(links: &[LinkMessage], addresses: &[AddressMessage], routes: &[Route
                 index: link.header.index,
                 mac,
                 up: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
+                master: master(link).filter(|master| masters.contains(master)),
                 subnets: subnets.remove(&link.header.index).unwrap_or_default(),
                 gateways: gateways.remove(&link.header.index).unwrap_or_default(),
             };
             Some((name, link))
         })
         .collect()
+}
+
+/// Does it join its ports into one link? A VRF, which is their master too, does not.
+fn joins(link: &LinkMessage) -> bool {
+    let joins = |info: &LinkInfo| {
+        matches!(
+            info,
+            LinkInfo::Kind(InfoKind::Bond | InfoKind::Bridge | InfoKind::Team)
+        )
+    };
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().any(joins),
+        _ => false,
+    })
+}
+
+fn master(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    })
 }
 
 /// The subnet of an address. Of a point-to-point address the kernel gives its own end as `Local` and the other end as
@@ -243,6 +275,7 @@ mod tests {
             index,
             mac: Mac([2, 0, 0, 0, 0, 1]),
             up,
+            master: None,
             subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
             gateways: gateways.iter().map(|text| text.parse().unwrap()).collect(),
         };

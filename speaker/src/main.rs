@@ -14,7 +14,7 @@ use fairlead_runtime::{
 };
 use fairlead_speaker::engine::{self, Settings};
 use fairlead_speaker::health::{self, HealthUrl, ProxyHealth, Thresholds, Timing};
-use fairlead_speaker::l2::ArpSocket;
+use fairlead_speaker::l2::WireSocket;
 use fairlead_speaker::metrics::Metrics;
 use prometheus_client::registry::Registry;
 
@@ -22,7 +22,7 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 
 /// The speaker of Fairlead: announces external addresses from this node.
 ///
-/// One runs on every node, in the node's network. It announces an address by ARP while the node agent has programmed it
+/// One runs on every node, in the node's network. It announces an address by ARP or NDP while the node agent has programmed it
 /// and the node's own health probe passes, and while this node is elected among all that offer themselves.
 #[derive(Debug, Parser)]
 #[command(name = "fairlead-speaker", version)]
@@ -106,7 +106,7 @@ async fn main() -> anyhow::Result<()> {
         tracing::warn!(%error, "cannot raise the limit of open files; probing needs one for each Service");
     }
     // Found out now, in one sentence, instead of at the first address.
-    ArpSocket::permitted().context("no raw sockets: the speaker needs the capability NET_RAW")?;
+    WireSocket::permitted().context("no raw sockets: the speaker needs the capability NET_RAW")?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::new();

@@ -32,6 +32,15 @@ pub struct GossipLabels {
     pub reason: &'static str,
 }
 
+/// Labels of what happened with something on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WireLabels {
+    /// `ipv4` (ARP) or `ipv6` (neighbour discovery).
+    pub family: &'static str,
+    /// What happened.
+    pub result: &'static str,
+}
+
 /// Labels of changes between announcing and not.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TransitionLabels {
@@ -52,12 +61,12 @@ pub struct Metrics {
     pub probes: Family<ProbeLabels, Counter>,
     /// Duration of probes in seconds.
     pub probe_seconds: Histogram,
-    /// ARP requests by what was done with them: `answered` or `ignored`.
-    pub arp_requests: Family<ResultLabels, Counter>,
-    /// Gratuitous ARP frames sent, and failures to send any frame.
-    pub arp_sent: Family<ResultLabels, Counter>,
-    /// ARP frames in which a stranger uses an address that this node announces.
-    pub conflicts: Counter,
+    /// ARP requests and neighbour solicitations by what was done with them: `answered`, `ignored` or `failed`.
+    pub l2_requests: Family<WireLabels, Counter>,
+    /// Gratuitous ARP, unsolicited neighbour advertisements and probes: `sent` or `failed`.
+    pub l2_announcements: Family<WireLabels, Counter>,
+    /// Frames in which a stranger uses an address that this node announces or is about to: `defended` or `reported`.
+    pub l2_conflicts: Family<WireLabels, Counter>,
     /// Writes of the NodeState: `success` or `failure`.
     pub node_state_writes: Family<ResultLabels, Counter>,
     /// Speakers that are alive, this one included.
@@ -85,9 +94,9 @@ impl Metrics {
             transitions: Family::default(),
             probes: Family::default(),
             probe_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 12)),
-            arp_requests: Family::default(),
-            arp_sent: Family::default(),
-            conflicts: Counter::default(),
+            l2_requests: Family::default(),
+            l2_announcements: Family::default(),
+            l2_conflicts: Family::default(),
             node_state_writes: Family::default(),
             live_speakers: Gauge::default(),
             gossip_datagrams: Family::default(),
@@ -120,19 +129,19 @@ impl Metrics {
             metrics.probe_seconds.clone(),
         );
         registry.register(
-            "arp_requests",
-            "ARP requests received",
-            metrics.arp_requests.clone(),
+            "l2_requests",
+            "ARP requests and neighbour solicitations received, by what was done with them",
+            metrics.l2_requests.clone(),
         );
         registry.register(
-            "gratuitous_arp_frames",
-            "Gratuitous ARP frames sent, by result",
-            metrics.arp_sent.clone(),
+            "l2_announcements",
+            "Gratuitous ARP, unsolicited neighbour advertisements and probes, by result",
+            metrics.l2_announcements.clone(),
         );
         registry.register(
-            "arp_conflicts",
-            "ARP frames in which a machine that is no speaker uses an announced address",
-            metrics.conflicts.clone(),
+            "l2_conflicts",
+            "Frames in which a machine that is no speaker uses an announced address, by what was done about it",
+            metrics.l2_conflicts.clone(),
         );
         registry.register(
             "node_state_writes",

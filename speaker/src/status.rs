@@ -233,6 +233,7 @@ mod tests {
                 index: 1,
                 mac: "02:00:00:00:00:01".parse().unwrap(),
                 up: true,
+                master: None,
                 subnets: (0..count)
                     .map(|n| format!("10.0.{n}.0/24").parse().unwrap())
                     .collect(),

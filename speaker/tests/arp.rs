@@ -4,111 +4,26 @@
 mod netns;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-use std::sync::mpsc;
+use std::net::{IpAddr, Ipv4Addr};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fairlead_speaker::l2::arp::{Entry, FRAME, Frame, Operation};
-use fairlead_speaker::l2::{Announcer, ArpSocket, Mac, Table, Wanted};
+use fairlead_core::model::Family;
+use fairlead_speaker::l2::arp::{Frame, Operation, gratuitous, probe};
+use fairlead_speaker::l2::{ConflictPolicy, Mac};
 use fairlead_speaker::links::{self, Link, Links};
-use fairlead_speaker::metrics::Metrics;
-use netns::{MACS, Wire, eventually};
-use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc as tokio_mpsc, watch};
+use netns::speaker::{Speaker, mac, on_interface, send, wanted};
+use netns::{MACS, PEER_MACS, Wire, eventually};
+use tokio::sync::watch;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
 
-type Command = (BTreeMap<String, Wanted>, mpsc::Sender<()>);
-
-/// An `Announcer` at work in the speaker's namespace.
-struct Speaker {
-    commands: Option<tokio_mpsc::UnboundedSender<Command>>,
-    thread: Option<JoinHandle<()>>,
-    metrics: Metrics,
-}
-
-impl Speaker {
-    fn start(wire: &Wire) -> Self {
-        let metrics = Metrics::new(&mut Registry::default());
-        let (commands, mut receiver) = tokio_mpsc::unbounded_channel::<Command>();
-        let mut announcer = Announcer::new(metrics.clone());
-        let thread = wire.on_speaker(async move || {
-            while let Some((wanted, done)) = receiver.recv().await {
-                announcer.apply(&wanted);
-                let _ = done.send(());
-            }
-        });
-        Self {
-            commands: Some(commands),
-            thread: Some(thread),
-            metrics,
-        }
-    }
-
-    /// Returns when the announcer has been told.
-    fn apply(&self, wanted: BTreeMap<String, Wanted>) {
-        let (done, told) = mpsc::channel();
-        let commands = self.commands.as_ref().expect("running");
-        assert!(
-            commands.send((wanted, done)).is_ok(),
-            "the speaker's thread has ended"
-        );
-        told.recv().expect("the speaker's thread answers");
-    }
-}
-
-impl Drop for Speaker {
-    fn drop(&mut self) {
-        drop(self.commands.take());
-        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
-            && !std::thread::panicking()
-        {
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
-
-fn wanted(wire: &Wire, cable: usize, addresses: &[(Ipv4Addr, i64)]) -> BTreeMap<String, Wanted> {
-    let name = format!("eth{cable}");
-    let entry = |claim| Entry {
-        claim,
-        yielding: false,
-    };
-    let wanted = Wanted {
-        index: wire.index(&name),
-        mac: MACS[cable].parse().unwrap(),
-        table: Table {
-            addresses: addresses
-                .iter()
-                .map(|(address, claim)| (*address, entry(*claim)))
-                .collect(),
-            speakers: BTreeSet::new(),
-        },
-    };
-    BTreeMap::from([(name, wanted)])
-}
-
 /// All ARP frames that the peer's `eth0` gets within this time.
-fn listen(wire: &Wire, time: Duration) -> JoinHandle<Vec<(Duration, Frame)>> {
-    let index = wire.peer_index("eth0");
-    let (ready, listening) = mpsc::channel();
-    let thread = wire.on_peer(async move || {
-        let socket = ArpSocket::open(index).unwrap();
-        ready.send(()).unwrap();
-        let start = Instant::now();
-        let mut frames = vec![];
-        let mut buffer = [0; FRAME];
-        while let Ok(length) =
-            tokio::time::timeout_at((start + time).into(), socket.receive(&mut buffer)).await
-        {
-            frames.push((start.elapsed(), Frame::parse(&buffer[..length.unwrap()]).unwrap()));
-        }
-        frames
-    });
-    listening.recv().unwrap();
-    thread
+fn listen(wire: &Wire, time: Duration) -> impl FnOnce() -> Vec<(Duration, Frame)> {
+    let listening = netns::speaker::listen(wire, "eth0", Family::V4, time);
+    let parse = |(time, frame): (Duration, Vec<u8>)| (time, Frame::parse(&frame).unwrap());
+    move || listening.join().unwrap().into_iter().map(parse).collect()
 }
 
 /// Waits until the speaker's socket is there, which `apply` does not.
@@ -140,35 +55,17 @@ fn exactly_the_announced_address_is_answered_and_withdrawal_is_silence() {
         "unicast"
     );
     assert_eq!(unanswered(OTHER), 0, "another address");
-    assert!(
-        speaker
-            .metrics
-            .arp_requests
-            .get_or_create(&result("answered"))
-            .get()
-            >= 6
-    );
-    assert!(
-        speaker
-            .metrics
-            .arp_requests
-            .get_or_create(&result("ignored"))
-            .get()
-            >= 1
-    );
+    assert!(speaker.requests("ipv4", "answered") >= 6);
+    assert!(speaker.requests("ipv4", "ignored") >= 1);
 
     speaker.apply(BTreeMap::new());
     let frames = listen(&wire, Duration::from_millis(2500));
     assert_eq!(unanswered(VIP), 0, "after the withdrawal");
     assert_eq!(
-        frames.join().unwrap(),
+        frames(),
         [],
         "nothing unasked either, the rest of the burst included"
     );
-}
-
-fn result(result: &'static str) -> fairlead_speaker::metrics::ResultLabels {
-    fairlead_speaker::metrics::ResultLabels { result }
 }
 
 #[test]
@@ -217,7 +114,7 @@ fn gratuitous_arp_corrects_the_neighbour_table_and_comes_as_a_burst_in_both_form
         let seen = neighbour();
         if seen.contains(MACS[0]) { Ok(()) } else { Err(seen) }
     });
-    let frames = frames.join().unwrap();
+    let frames = frames();
     let mac: Mac = MACS[0].parse().unwrap();
     for operation in [Operation::Request, Operation::Reply] {
         let times: Vec<Duration> = frames
@@ -239,27 +136,255 @@ fn gratuitous_arp_corrects_the_neighbour_table_and_comes_as_a_burst_in_both_form
     // The same claim again: nothing new. A new claim: another burst.
     let frames = listen(&wire, Duration::from_millis(500));
     speaker.apply(wanted(&wire, 0, &[(VIP, 1)]));
-    assert_eq!(frames.join().unwrap(), []);
+    assert_eq!(frames(), []);
     let frames = listen(&wire, Duration::from_millis(900));
     speaker.apply(wanted(&wire, 0, &[(VIP, 2)]));
-    assert_eq!(frames.join().unwrap().len(), 6);
+    assert_eq!(frames().len(), 6);
 }
 
 #[test]
-fn a_stranger_who_uses_the_address_is_counted() {
+fn a_stranger_who_uses_the_address_is_reported_and_answered_once_in_a_while() {
     let wire = Wire::new();
     let speaker = Speaker::start(&wire);
-    speaker.apply(wanted(&wire, 0, &[(VIP, 1)]));
+    let announced = wanted(&wire, 0, &[(VIP, 1)]);
+    speaker.apply(announced.clone());
     until_answered(&wire);
-    assert_eq!(speaker.metrics.conflicts.get(), 0);
+    let seen = || {
+        speaker
+            .sightings
+            .borrow()
+            .conflicts
+            .get(&IpAddr::from(VIP))
+            .cloned()
+    };
+    assert_eq!(seen(), None);
+    // The burst would hide the defence.
+    std::thread::sleep(Duration::from_millis(2100));
+    let frames = listen(&wire, Duration::from_secs(3));
     wire.peer_ip(&format!("addr add {VIP}/32 dev eth0"));
-    wire.peer(&format!("arping -U -c 1 -w 1 -I eth0 {VIP}"));
-    eventually("the conflict is counted", || {
-        match speaker.metrics.conflicts.get() {
+    wire.peer(&format!("arping -U -c 2 -w 2 -I eth0 {VIP}"));
+    let conflict = eventually("the conflict is reported", || match seen() {
+        Some(conflict) if conflict.count >= 2 => Ok(conflict),
+        other => Err(other),
+    });
+    assert_eq!(
+        (conflict.by, conflict.interface.as_str()),
+        (mac(PEER_MACS[0]), "eth0")
+    );
+    assert_eq!(speaker.conflicts("ipv4", "defended"), 1);
+    assert!(speaker.conflicts("ipv4", "reported") >= 1);
+    let sent: Vec<Operation> = frames().into_iter().map(|(_, frame)| frame.operation).collect();
+    assert_eq!(
+        sent,
+        [Operation::Request, Operation::Reply],
+        "one defence, both forms"
+    );
+
+    // With the policy to yield, nothing is sent.
+    let speaker = Speaker::start(&wire);
+    let mut yields = announced;
+    let entries = yields.get_mut("eth0").unwrap().table.addresses.values_mut();
+    entries.for_each(|entry| entry.policy = ConflictPolicy::Yield);
+    speaker.apply(yields);
+    eventually("the conflict is reported", || {
+        send(
+            &wire,
+            vec![gratuitous(mac(PEER_MACS[0]), VIP)[0].bytes().to_vec()],
+        );
+        match speaker.conflicts("ipv4", "reported") {
             0 => Err("no conflict"),
             _ => Ok(()),
         }
     });
+    assert_eq!(speaker.conflicts("ipv4", "defended"), 0);
+}
+
+#[test]
+fn a_fellow_who_announces_the_address_is_told_apart() {
+    let wire = Wire::new();
+    let speaker = Speaker::start(&wire);
+    let fellow: Mac = mac("02:00:00:00:05:05");
+    let mut announced = wanted(&wire, 0, &[(VIP, 1)]);
+    announced.get_mut("eth0").unwrap().table.speakers = BTreeSet::from([fellow]);
+    speaker.apply(announced);
+    until_answered(&wire);
+    send(&wire, vec![gratuitous(fellow, VIP)[0].bytes().to_vec()]);
+    eventually("the fellow is seen", || {
+        let seen = speaker.sightings.borrow().clone();
+        match seen.fellows.get(&IpAddr::from(VIP)) {
+            Some((by, _)) if *by == fellow => Ok(()),
+            _ => Err(seen),
+        }
+    });
+    assert!(speaker.sightings.borrow().conflicts.is_empty());
+}
+
+#[test]
+fn a_question_finds_who_has_the_address() {
+    let wire = Wire::new();
+    let speaker = Speaker::start(&wire);
+    wire.peer_ip(&format!("addr add {VIP}/32 dev eth0"));
+    let frames = listen(&wire, Duration::from_millis(1500));
+    ask(&wire, &speaker, &[VIP, OTHER]);
+    eventually("the holder answers", || {
+        let seen = speaker.sightings.borrow().clone();
+        match seen.conflicts.get(&IpAddr::from(VIP)) {
+            Some(conflict) if conflict.by == mac(PEER_MACS[0]) => Ok(()),
+            _ => Err(seen),
+        }
+    });
+    // Asked again, it is still the same question.
+    ask(&wire, &speaker, &[VIP, OTHER]);
+    assert_eq!(
+        wire.arping(&format!("-c 1 -w 1 -I eth0 {OTHER}")).0,
+        0,
+        "nothing is announced"
+    );
+    let questions: Vec<Frame> = frames().into_iter().map(|(_, frame)| frame).collect();
+    let ours = mac(MACS[0]);
+    assert_eq!(questions, [probe(ours, VIP), probe(ours, OTHER)]);
+    let seen = speaker.sightings.borrow().clone();
+    assert!(!seen.conflicts.contains_key(&IpAddr::from(OTHER)), "{seen:?}");
+    assert_eq!(speaker.conflicts("ipv4", "defended"), 0);
+}
+
+fn ask(wire: &Wire, speaker: &Speaker, addresses: &[Ipv4Addr]) {
+    let on = BTreeSet::from(["eth0".to_owned()]);
+    let addresses: BTreeMap<IpAddr, BTreeSet<String>> = addresses
+        .iter()
+        .map(|address| (IpAddr::from(*address), on.clone()))
+        .collect();
+    let link = Link {
+        index: wire.index("eth0"),
+        mac: mac(MACS[0]),
+        up: true,
+        master: None,
+        subnets: vec![],
+        gateways: vec![],
+    };
+    let links = Links::from([("eth0".to_owned(), link)]);
+    speaker.tell(move |announcer| announcer.ask(&addresses, &links, &BTreeSet::new()));
+}
+
+#[test]
+fn a_thousand_addresses_are_taken_over_while_requests_are_answered() {
+    let wire = Wire::new();
+    let speaker = Speaker::start(&wire);
+    speaker.apply(wanted(&wire, 0, &[(VIP, 1)]));
+    until_answered(&wire);
+    let mut all: Vec<(Ipv4Addr, i64)> = vec![(VIP, 1)];
+    all.extend((0..1000_u32).map(|n| (Ipv4Addr::from(0x0a00_0000 + n), 1)));
+    let frames = listen(&wire, Duration::from_secs(3));
+    let before = speaker.sent("ipv4");
+    let start = Instant::now();
+    speaker.apply(wanted(&wire, 0, &all));
+    // The last in the order of the announcements.
+    let answered = wire.arping("-c 1 -w 2 -I eth0 10.0.3.231");
+    assert_eq!(answered, (1, vec![MACS[0].to_owned()]));
+    let answered = start.elapsed();
+    eventually("all are announced in both forms", || {
+        match speaker.sent("ipv4") - before {
+            sent if sent < 2000 => Err(sent),
+            _ => Ok(()),
+        }
+    });
+    println!(
+        "the last was answered after {answered:?}, all were announced after {:?}",
+        start.elapsed()
+    );
+    assert!(start.elapsed() < Duration::from_secs(1));
+    // The peer may miss some of so many, but not all of one address' burst.
+    let seen: BTreeSet<Ipv4Addr> = frames().into_iter().map(|(_, frame)| frame.sender).collect();
+    let missed: Vec<_> = all
+        .iter()
+        .filter(|(address, _)| !seen.contains(address))
+        .collect();
+    assert_eq!(missed, [] as [&(Ipv4Addr, i64); 0]);
+    eventually("all bursts are complete", || {
+        let sent = speaker.sent("ipv4") - before;
+        if sent >= 10_000 { Ok(()) } else { Err(sent) }
+    });
+}
+
+#[test]
+fn an_interface_that_appears_late_is_served() {
+    let wire = Wire::new();
+    let speaker = Speaker::start(&wire);
+    let mut announced = wanted(&wire, 0, &[(VIP, 1)]);
+    wire.speaker_ip("link del eth0");
+    speaker.apply(announced.clone());
+    wire.remake_first_cable();
+    let index = wire.index("eth0");
+    assert_ne!(announced["eth0"].index, index);
+    announced.get_mut("eth0").unwrap().index = index;
+    speaker.apply(announced.clone());
+    until_answered(&wire);
+    // Another MAC address: another socket, and the neighbours learn it.
+    let changed = "02:00:00:00:01:55";
+    wire.speaker_ip(&format!("link set eth0 address {changed}"));
+    announced.get_mut("eth0").unwrap().mac = mac(changed);
+    speaker.apply(announced);
+    eventually("the kernel has learnt the new MAC address", || {
+        wire.peer(&format!("ping -c 1 -W 1 {VIP}"));
+        let seen = wire.peer_ip(&format!("neigh show {VIP} dev eth0"));
+        if seen.contains(changed) { Ok(()) } else { Err(seen) }
+    });
+}
+
+/// The kernel hands a frame of another VLAN to the interface below only for captures.
+#[test]
+fn a_request_in_a_vlan_is_not_answered_on_the_interface_below() {
+    let wire = Wire::new();
+    let speaker = Speaker::start(&wire);
+    speaker.apply(wanted(&wire, 0, &[(VIP, 1)]));
+    until_answered(&wire);
+    let client = Ipv4Addr::new(192, 0, 2, 2);
+    let plain = Frame {
+        sender: client,
+        ..probe(mac(PEER_MACS[0]), VIP)
+    };
+    let mut tagged = plain.bytes().to_vec();
+    tagged.splice(12..12, [0x81, 0x00, 0x00, 0x0a]);
+    let before = speaker.requests("ipv4", "answered");
+    send(&wire, vec![tagged, plain.bytes().to_vec()]);
+    eventually("the one without a tag is answered", || {
+        match speaker.requests("ipv4", "answered") - before {
+            0 => Err("no answer"),
+            _ => Ok(()),
+        }
+    });
+    assert_eq!(speaker.requests("ipv4", "answered") - before, 1);
+}
+
+#[test]
+fn a_bridge_is_announced_on_and_its_ports_are_not_listed() {
+    let wire = Wire::new();
+    let speaker = Speaker::start(&wire);
+    for command in [
+        "link add br0 type bridge",
+        "link set br0 address 02:00:00:00:01:99",
+        "link set eth0 master br0",
+        "link set br0 up",
+    ] {
+        wire.speaker_ip(command);
+    }
+    let (receiver, following) = follow(&wire);
+    eventually("eth0 is a port of br0", || {
+        let links = receiver.borrow().clone().unwrap_or_default();
+        let port = links.get("eth0").and_then(|link| link.master);
+        let listed = links::interfaces(&links);
+        if port == Some(wire.index("br0")) && listed.contains_key("br0") && !listed.contains_key("eth0") {
+            Ok(())
+        } else {
+            Err(links)
+        }
+    });
+    drop(receiver);
+    following.join().unwrap();
+    speaker.apply(on_interface(&wire, "br0", "02:00:00:00:01:99", &[(VIP, 1)]));
+    until_answered(&wire);
+    let (_, macs) = wire.arping(&format!("-c 2 -w 2 -I eth0 {VIP}"));
+    assert_eq!(macs, ["02:00:00:00:01:99"]);
 }
 
 #[test]
@@ -282,9 +407,8 @@ fn an_interface_that_was_made_anew_is_served_again() {
     until_answered(&wire);
 }
 
-#[test]
-fn links_are_followed() {
-    let wire = Wire::new();
+/// Follows the speaker's interfaces until the receiver is dropped.
+fn follow(wire: &Wire) -> (watch::Receiver<Option<Links>>, JoinHandle<()>) {
     let (sender, receiver) = watch::channel(None);
     let following = wire.on_speaker(async move || {
         tokio::select! {
@@ -292,6 +416,13 @@ fn links_are_followed() {
             () = sender.closed() => {}
         }
     });
+    (receiver, following)
+}
+
+#[test]
+fn links_are_followed() {
+    let wire = Wire::new();
+    let (receiver, following) = follow(&wire);
     let link = |name: &str| -> Option<Link> {
         receiver
             .borrow()
@@ -338,7 +469,6 @@ fn links_are_followed() {
     wire.speaker_ip("route add 10.1.0.0/16 via 192.0.2.7");
     wait("a gateway", &|link| has_gateways(link, &["192.0.2.7"]));
     wire.speaker_ip("route add default via 192.0.2.254");
-    wire.speaker_ip("-6 addr add 2001:db8::1/64 dev eth0 nodad");
     wire.speaker_ip("-6 route add default via 2001:db8::fe");
     wait("default routes before others", &|link| {
         has_gateways(link, &["192.0.2.254", "2001:db8::fe", "192.0.2.7"])

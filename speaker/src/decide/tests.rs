@@ -98,6 +98,7 @@ fn links() -> Links {
         index: 2,
         mac: MAC,
         up: true,
+        master: None,
         subnets: vec!["192.0.2.0/24".parse().unwrap()],
         gateways: Vec::new(),
     };
@@ -204,9 +205,10 @@ fn elected_addresses_are_announced_on_their_interface_and_the_rest_is_explained(
     let decision = decided(&index, &run());
     let wanted = decision.wanted(&links());
     assert_eq!(wanted.keys().collect::<Vec<_>>(), ["eth0"]);
-    let expected = arp::Entry {
+    let expected = Entry {
         claim: 1,
         yielding: false,
+        policy: ConflictPolicy::Defend,
     };
     assert_eq!(
         wanted["eth0"].table.addresses,
@@ -341,8 +343,33 @@ fn the_ipv4_address_of_a_dual_stack_service_does_not_wait_for_the_ipv6_one() {
     assert!(!decision.plan.candidacies.contains_key(&v6));
     let held_back = decision.held_back();
     let (_, _, refusal) = held_back.iter().find(|(address, ..)| *address == v6).unwrap();
-    assert_eq!(refusal.reason, Reason::NoInterface);
-    assert_eq!(refusal.message, "this version does not announce IPv6 addresses");
+    assert_eq!(refusal.reason, Reason::AddressNotOnLink);
+}
+
+#[test]
+fn addresses_of_both_families_are_announced_on_one_interface() {
+    let mut index = index();
+    let v6: IpAddr = "2001:db8::1".parse().unwrap();
+    let entry = Entry {
+        claim: 7,
+        yielding: false,
+        policy: ConflictPolicy::Defend,
+    };
+    publish(&mut index, "me", &[(1, Candidacy::default())]);
+    let mut decision = decided(&index, &run());
+    let (evaluation, hold) = (
+        decision.evaluations[&vip(1)].clone(),
+        Hold {
+            claim: 7,
+            losing: None,
+        },
+    );
+    decision.evaluations.insert(v6, evaluation);
+    decision.plan.held.insert(v6, hold);
+    decision.plan.standings.insert(v6, Standing::Owner { claim: 7 });
+    let wanted = &decision.wanted(&links())["eth0"];
+    assert_eq!(wanted.table.addresses.len(), 2);
+    assert_eq!(wanted.table.addresses[&v6], entry);
 }
 
 #[test]

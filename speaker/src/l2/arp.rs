@@ -1,9 +1,9 @@
 //! ARP for IPv4 over Ethernet (RFC 826, RFC 5227): frames, and which of them to answer.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::mac::Mac;
+use super::table::{Judged, Request, Scope};
 
 /// Length of an ARP frame without padding: Ethernet header and ARP packet.
 pub const FRAME: usize = 14 + 28;
@@ -105,78 +105,51 @@ pub fn gratuitous(mac: Mac, address: Ipv4Addr) -> [Frame; 2] {
     [request, reply]
 }
 
-/// How an address is announced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Epoch of the claim; a new one means a new burst of gratuitous ARP.
-    pub claim: i64,
-    /// Another node is taking the address over: answer still, but do not call attention to this node.
-    pub yielding: bool,
+/// Asks whether anybody has an address, without saying that it is here (a probe, RFC 5227 §1.1).
+pub fn probe(mac: Mac, address: Ipv4Addr) -> Frame {
+    Frame {
+        destination: Mac::BROADCAST,
+        source: mac,
+        operation: Operation::Request,
+        sender_mac: mac,
+        sender: Ipv4Addr::UNSPECIFIED,
+        target_mac: Mac([0; 6]),
+        target: address,
+    }
 }
 
-/// What one interface answers for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
-    /// The addresses.
-    pub addresses: BTreeMap<Ipv4Addr, Entry>,
-    /// The MAC addresses of all speakers: theirs are moves, not conflicts.
-    pub speakers: BTreeSet<Mac>,
-}
-
-/// What to do with a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send this.
-    Answer(Frame),
-    /// A stranger says that it has an address which is announced here.
-    Conflict {
-        /// The address.
-        address: Ipv4Addr,
-        /// Who says so.
-        by: Mac,
-    },
-    /// A request for something else.
-    Ignore,
-    /// Neither a request nor of interest.
-    Nothing,
-}
-
-/// Judges one frame that arrived on the interface with this MAC address.
+/// Judges one frame that arrived on the interface of this scope.
 ///
-/// Answered are requests for an address of the table, broadcast or to this MAC, probes (sender 0.0.0.0) included; never
-/// a gratuitous request, which asks nothing.
-pub fn judge(bytes: &[u8], mac: Mac, table: &Table) -> Action {
+/// Answered are requests for an announced address, broadcast or to this MAC, probes (sender 0.0.0.0) included; never a
+/// gratuitous request, which asks nothing. A probe claims nothing: whoever sends it is told that the address is in use.
+pub fn judge(bytes: &[u8], scope: &Scope) -> Judged<Frame> {
     let Some(frame) = Frame::parse(bytes) else {
-        return Action::Nothing;
+        return Judged::NOTHING;
     };
     // What we sent ourselves may come back over a loop; a group address as sender would make us answer to a group.
-    if frame.sender_mac == mac || !frame.sender_mac.is_station() {
-        return Action::Nothing;
+    if frame.sender_mac == scope.mac || !frame.sender_mac.is_station() {
+        return Judged::NOTHING;
     }
-    if let Some(entry) = table.addresses.get(&frame.sender) {
-        // A fellow that takes over announces before its claim gets here.
-        let stranger = !table.speakers.contains(&frame.sender_mac) && !entry.yielding;
-        return if stranger {
-            Action::Conflict {
-                address: frame.sender,
-                by: frame.sender_mac,
-            }
-        } else {
-            Action::Nothing
-        };
+    let sender = IpAddr::V4(frame.sender);
+    Judged {
+        request: request(&frame, scope),
+        claim: scope.watches(sender).then_some((sender, frame.sender_mac)),
     }
-    if frame.operation != Operation::Request {
-        return Action::Nothing;
+}
+
+fn request(frame: &Frame, scope: &Scope) -> Request<Frame> {
+    if frame.operation != Operation::Request || frame.sender == frame.target {
+        return Request::None;
     }
-    let for_us = frame.destination == Mac::BROADCAST || frame.destination == mac;
-    if !for_us || !table.addresses.contains_key(&frame.target) {
-        return Action::Ignore;
+    let for_us = frame.destination == Mac::BROADCAST || frame.destination == scope.mac;
+    if !for_us || !scope.table.addresses.contains_key(&IpAddr::V4(frame.target)) {
+        return Request::Ignored;
     }
-    Action::Answer(Frame {
+    Request::Answer(Frame {
         destination: frame.sender_mac,
-        source: mac,
+        source: scope.mac,
         operation: Operation::Reply,
-        sender_mac: mac,
+        sender_mac: scope.mac,
         sender: frame.target,
         target_mac: frame.sender_mac,
         target: frame.sender,
@@ -184,191 +157,4 @@ pub fn judge(bytes: &[u8], mac: Mac, table: &Table) -> Action {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
-    const PEER: Mac = Mac([2, 0, 0, 0, 0, 2]);
-    const FELLOW: Mac = Mac([2, 0, 0, 0, 0, 3]);
-    const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
-    const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
-
-    fn table(yielding: bool) -> Table {
-        Table {
-            addresses: BTreeMap::from([(VIP, Entry { claim: 1, yielding })]),
-            speakers: BTreeSet::from([OURS, FELLOW]),
-        }
-    }
-
-    fn request() -> Frame {
-        Frame {
-            destination: Mac::BROADCAST,
-            source: PEER,
-            operation: Operation::Request,
-            sender_mac: PEER,
-            sender: CLIENT,
-            target_mac: Mac([0; 6]),
-            target: VIP,
-        }
-    }
-
-    fn judged(frame: &Frame) -> Action {
-        judge(&frame.bytes(), OURS, &table(false))
-    }
-
-    #[test]
-    fn the_bytes_of_a_request_are_those_of_rfc_826() {
-        let expected =
-            "ffffffffffff 020000000002 0806 0001 0800 06 04 0001 020000000002 c0000207 000000000000 c0000264";
-        let hex: String = request()
-            .bytes()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(hex, expected.replace(' ', ""));
-    }
-
-    #[test]
-    fn requests_for_an_announced_address_are_answered_to_the_asker() {
-        let answer = Frame {
-            destination: PEER,
-            source: OURS,
-            operation: Operation::Reply,
-            sender_mac: OURS,
-            sender: VIP,
-            target_mac: PEER,
-            target: CLIENT,
-        };
-        assert_eq!(judged(&request()), Action::Answer(answer));
-        let unicast = Frame {
-            destination: OURS,
-            ..request()
-        };
-        assert_eq!(judged(&unicast), Action::Answer(answer));
-        // RFC 5227 §2.1.1: a probe has the sender address 0.0.0.0.
-        let probe = Frame {
-            sender: Ipv4Addr::UNSPECIFIED,
-            ..request()
-        };
-        let to_prober = Frame {
-            target: Ipv4Addr::UNSPECIFIED,
-            ..answer
-        };
-        assert_eq!(judged(&probe), Action::Answer(to_prober));
-        let mut padded = request().bytes().to_vec();
-        padded.resize(60, 0);
-        assert_eq!(
-            judge(&padded, OURS, &table(true)),
-            Action::Answer(answer),
-            "yielding still answers"
-        );
-    }
-
-    #[test]
-    fn nothing_else_is_answered() {
-        let other = Frame {
-            target: Ipv4Addr::new(192, 0, 2, 101),
-            ..request()
-        };
-        assert_eq!(judged(&other), Action::Ignore);
-        let to_another = Frame {
-            destination: FELLOW,
-            ..request()
-        };
-        assert_eq!(judged(&to_another), Action::Ignore);
-        assert_eq!(judge(&request().bytes(), OURS, &Table::default()), Action::Ignore);
-        let reply = Frame {
-            operation: Operation::Reply,
-            ..request()
-        };
-        assert_eq!(judged(&reply), Action::Nothing);
-        let from_group = Frame {
-            sender_mac: Mac::BROADCAST,
-            ..request()
-        };
-        assert_eq!(judged(&from_group), Action::Nothing);
-        let own = Frame {
-            sender_mac: OURS,
-            ..request()
-        };
-        assert_eq!(judged(&own), Action::Nothing);
-        assert_eq!(
-            judge(&request().bytes()[..FRAME - 1], OURS, &table(false)),
-            Action::Nothing
-        );
-    }
-
-    #[test]
-    fn a_stranger_with_our_address_is_a_conflict_a_fellow_is_not() {
-        let conflict = Action::Conflict {
-            address: VIP,
-            by: PEER,
-        };
-        for frame in gratuitous(PEER, VIP) {
-            assert_eq!(judged(&frame), conflict);
-            // While it moves, who takes it over may not be known yet.
-            assert_eq!(judge(&frame.bytes(), OURS, &table(true)), Action::Nothing);
-        }
-        let using = Frame {
-            sender: VIP,
-            target: CLIENT,
-            ..request()
-        };
-        assert_eq!(judged(&using), conflict);
-        for frame in gratuitous(FELLOW, VIP) {
-            assert_eq!(judged(&frame), Action::Nothing);
-        }
-    }
-
-    #[test]
-    fn gratuitous_arp_comes_in_both_forms() {
-        let [request, reply] = gratuitous(OURS, VIP);
-        assert_eq!(
-            (request.operation, reply.operation),
-            (Operation::Request, Operation::Reply)
-        );
-        for frame in [request, reply] {
-            assert_eq!((frame.sender, frame.target), (VIP, VIP));
-            assert_eq!(
-                (frame.destination, frame.source, frame.sender_mac),
-                (Mac::BROADCAST, OURS, OURS)
-            );
-        }
-        assert_eq!(reply.target_mac, OURS, "or Linux does not take it for gratuitous");
-    }
-
-    fn any_mac() -> impl Strategy<Value = Mac> {
-        any::<[u8; 6]>().prop_map(Mac)
-    }
-
-    proptest! {
-        #[test]
-        fn frames_survive_the_round_trip(
-            destination in any_mac(), source in any_mac(), is_reply in any::<bool>(),
-            sender_mac in any_mac(), sender in any::<u32>(), target_mac in any_mac(), target in any::<u32>(),
-        ) {
-            let operation = if is_reply { Operation::Reply } else { Operation::Request };
-            let frame = Frame { destination, source, operation, sender_mac, sender: sender.into(), target_mac, target: target.into() };
-            prop_assert_eq!(Frame::parse(&frame.bytes()), Some(frame));
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_make_us_answer_for_something_else(
-            mut bytes in proptest::collection::vec(any::<u8>(), 0..80), fixed in any::<bool>(),
-        ) {
-            if fixed && bytes.len() >= 20 {
-                bytes[12..14].copy_from_slice(&ETHERTYPE);
-                bytes[14..20].copy_from_slice(&ETHERNET_IPV4);
-            }
-            match judge(&bytes, OURS, &table(false)) {
-                Action::Answer(frame) => {
-                    prop_assert_eq!((frame.sender, frame.sender_mac, frame.source), (VIP, OURS, OURS));
-                    prop_assert!(frame.destination.is_station());
-                }
-                Action::Conflict { address, .. } => prop_assert_eq!(address, VIP),
-                Action::Ignore | Action::Nothing => {}
-            }
-        }
-    }
-}
+mod tests;

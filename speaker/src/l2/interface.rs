@@ -1,158 +1,239 @@
-//! The task of one interface: socket, responder and schedule together.
+//! The task of one family on one interface: socket, responder and schedule together.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use fairlead_core::model::Family;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::arp::{self, Action, FRAME, Table};
+use super::groups::Groups;
 use super::mac::Mac;
-use super::schedule::Schedule;
-use super::socket::ArpSocket;
-use crate::metrics::{Metrics, ResultLabels};
+use super::quarrel::Quarrels;
+use super::schedule::{Job, Schedule};
+use super::sightings::Board;
+use super::socket::WireSocket;
+use super::table::{Claimant, Judged, Request, Scope};
+use super::{arp, ndp};
+use crate::metrics::{Metrics, WireLabels};
 
 /// Between two attempts to open the socket.
 const RETRY: Duration = Duration::from_millis(200);
-/// At most one log line about one address in this time.
-const CONFLICT_LOG: Duration = Duration::from_secs(30);
+
+/// Which task this is.
+pub(super) struct Place {
+    pub name: String,
+    pub index: u32,
+    pub family: Family,
+}
 
 /// Answers and announces for ever. Aborting it is safe at any time.
-pub(super) async fn run(
-    name: String,
-    index: u32,
-    mac: Mac,
-    mut table: watch::Receiver<Table>,
-    metrics: Metrics,
-) {
+pub(super) async fn run(place: Place, mut scope: watch::Receiver<Scope>, board: Board, metrics: Metrics) {
+    let (interface, family) = (&place.name, place.family);
     let mut complained = false;
     loop {
-        let ended = match ArpSocket::open(index) {
+        let ended = match WireSocket::open(place.index, family) {
             Ok(socket) => {
-                debug!(interface = name, %mac, "ARP socket open");
+                debug!(interface, %family, "socket open");
                 complained = false;
                 let mut task = Task {
-                    name: &name,
-                    mac,
+                    place: &place,
                     socket,
                     started: Instant::now(),
                     schedule: Schedule::default(),
-                    conflicts: BTreeMap::new(),
+                    groups: Groups::new(place.index),
+                    quarrels: Quarrels::default(),
+                    board: &board,
                     metrics: &metrics,
                 };
-                task.serve(&mut table).await
+                task.serve(&mut scope).await
             }
             Err(error) => Err(error),
         };
         match ended {
             Ok(()) => return,
             Err(error) if !complained => {
-                error!(interface = name, %error, "cannot use the interface for ARP; trying on");
+                error!(interface, %family, %error, "cannot announce on the interface; trying on");
                 complained = true;
             }
-            Err(error) => debug!(interface = name, %error, "cannot use the interface for ARP"),
+            Err(error) => debug!(interface, %family, %error, "cannot announce on the interface"),
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
 struct Task<'a> {
-    name: &'a str,
-    mac: Mac,
-    socket: ArpSocket,
+    place: &'a Place,
+    socket: WireSocket,
     started: Instant,
     schedule: Schedule,
-    /// When a conflict on an address was last logged, and how many since.
-    conflicts: BTreeMap<Ipv4Addr, (Instant, u64)>,
+    groups: Groups,
+    quarrels: Quarrels,
+    board: &'a Board,
     metrics: &'a Metrics,
 }
 
 impl Task<'_> {
     /// Until nobody wants it any more (`Ok`) or the socket fails.
-    async fn serve(&mut self, table: &mut watch::Receiver<Table>) -> io::Result<()> {
-        let mut buffer = [0; FRAME];
-        table.mark_changed();
+    async fn serve(&mut self, scope: &mut watch::Receiver<Scope>) -> io::Result<()> {
+        let mut buffer = [0; ndp::LARGEST];
+        scope.mark_changed();
         loop {
             let next = self.schedule.next().map(|next| self.started + next);
+            // While a frame is dealt with the scope is borrowed, so that a withdrawal waits for it and nothing follows.
             tokio::select! {
-                changed = table.changed() => {
+                changed = scope.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let now = self.started.elapsed();
-                    let table = table.borrow_and_update();
-                    let owned = table.addresses.iter().filter(|(_, entry)| !entry.yielding);
-                    self.schedule.sync(owned.map(|(address, entry)| (*address, entry.claim)), now);
+                    self.update(&scope.borrow_and_update());
                 }
                 received = self.socket.receive(&mut buffer) => {
                     let length = received?;
-                    let action = arp::judge(&buffer[..length], self.mac, &table.borrow());
-                    self.act(action);
+                    self.received(&buffer[..length], &scope.borrow());
                 }
-                () = sleep_until(next) => self.announce()?,
+                () = sleep_until(next) => self.announce(&scope.borrow())?,
             }
         }
     }
 
-    fn act(&mut self, action: Action) {
-        let result = match action {
-            Action::Nothing => return,
-            Action::Ignore => "ignored",
-            Action::Answer(answer) => match self.socket.send(&answer.bytes()) {
+    fn update(&mut self, scope: &Scope) {
+        let family = self.place.family;
+        let ours = |address: &IpAddr| Family::of(*address) == family;
+        let addresses = || scope.table.addresses.iter().filter(|(address, _)| ours(address));
+        let owned = addresses().filter(|(_, entry)| !entry.yielding);
+        let announced = owned.map(|(address, entry)| (Job::Announce(*address), entry.claim));
+        let asked = scope.asked.iter().copied().filter(ours);
+        let jobs = asked.map(|address| (Job::Ask(address), 0)).chain(announced);
+        self.schedule.sync(jobs, self.started.elapsed());
+        let groups: BTreeSet<Ipv6Addr> = addresses()
+            .filter_map(|(address, _)| match address {
+                IpAddr::V6(address) => Some(ndp::solicited_node(*address)),
+                IpAddr::V4(_) => None,
+            })
+            .collect();
+        self.groups.sync(&groups);
+        self.quarrels.retain(|address| scope.watches(address));
+    }
+
+    fn received(&mut self, bytes: &[u8], scope: &Scope) {
+        let judged: Judged<Vec<u8>> = match self.place.family {
+            Family::V4 => arp::judge(bytes, scope).map(|answer| answer.bytes().to_vec()),
+            Family::V6 => ndp::judge(bytes, scope).map(|answer| answer.bytes()),
+        };
+        if let Some((address, by)) = judged.claim {
+            self.claimed(address, by, scope);
+        }
+        let result = match judged.request {
+            Request::None => return,
+            Request::Ignored => "ignored",
+            Request::Answer(answer) => match self.socket.send(&answer) {
                 Ok(()) => "answered",
                 Err(error) => {
-                    debug!(interface = self.name, %error, "cannot answer");
+                    debug!(interface = self.place.name, %error, "cannot answer");
                     "failed"
                 }
             },
-            Action::Conflict { address, by } => {
-                self.conflict(address, by);
-                return;
-            }
         };
-        self.metrics
-            .arp_requests
-            .get_or_create(&ResultLabels { result })
-            .inc();
+        self.metrics.l2_requests.get_or_create(&self.labels(result)).inc();
     }
 
-    fn announce(&mut self) -> io::Result<()> {
-        for address in self.schedule.due(self.started.elapsed()) {
-            for frame in arp::gratuitous(self.mac, address) {
-                let outcome = self.socket.send(&frame.bytes());
-                let result = if outcome.is_ok() { "sent" } else { "failed" };
-                self.metrics
-                    .arp_sent
-                    .get_or_create(&ResultLabels { result })
-                    .inc();
-                match outcome {
-                    // The queue of the interface is full: the next round will do.
-                    Err(error)
-                        if error.raw_os_error() == Some(libc::ENOBUFS)
-                            || error.kind() == io::ErrorKind::WouldBlock => {}
-                    other => other?,
-                }
+    /// Sends what is due.
+    fn announce(&mut self, scope: &Scope) -> io::Result<()> {
+        let now = self.started.elapsed();
+        for job in self.schedule.due(now) {
+            let wanted = match job {
+                Job::Ask(address) => scope.asked.contains(&address),
+                // The schedule may not have heard yet what the table says.
+                Job::Announce(address) => scope
+                    .table
+                    .addresses
+                    .get(&address)
+                    .is_some_and(|entry| !entry.yielding),
+            };
+            if wanted && !self.send(&unasked(job, scope))? {
+                self.schedule.failed(job, now);
             }
         }
         Ok(())
     }
 
-    fn conflict(&mut self, address: Ipv4Addr, by: Mac) {
-        self.metrics.conflicts.inc();
-        let now = Instant::now();
-        let (logged, count) = self.conflicts.entry(address).or_insert((now - CONFLICT_LOG, 0));
-        *count += 1;
-        if now.duration_since(*logged) >= CONFLICT_LOG {
-            warn!(
-                interface = self.name, %address, %by, frames = *count,
-                "another machine uses an address that this node announces"
-            );
-            (*logged, *count) = (now, 0);
+    /// Sends frames that nobody asked for; false if the interface had no room for one.
+    fn send(&self, frames: &[Vec<u8>]) -> io::Result<bool> {
+        let mut all = true;
+        for frame in frames {
+            let outcome = self.socket.send(frame);
+            let result = if outcome.is_ok() { "sent" } else { "failed" };
+            self.metrics
+                .l2_announcements
+                .get_or_create(&self.labels(result))
+                .inc();
+            match outcome {
+                Ok(()) => {}
+                Err(error) if no_room(&error) => all = false,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Somebody else says that an address of interest is his.
+    fn claimed(&mut self, address: IpAddr, by: Mac, scope: &Scope) {
+        match scope.claimant(address, by) {
+            Claimant::Nobody => {}
+            Claimant::Fellow => self.board.fellow(address, by, Instant::now().into()),
+            Claimant::Stranger => self.conflict(address, by, scope),
         }
     }
+
+    fn conflict(&mut self, address: IpAddr, by: Mac, scope: &Scope) {
+        let interface = &self.place.name;
+        let now = Instant::now();
+        self.board.conflict(address, by, interface, now.into());
+        let policy = scope.table.addresses.get(&address).map(|entry| entry.policy);
+        let response = self.quarrels.conflict(address, policy, now - self.started);
+        let defended =
+            response.defend && matches!(self.send(&unasked(Job::Announce(address), scope)), Ok(true));
+        let result = if defended { "defended" } else { "reported" };
+        self.metrics
+            .l2_conflicts
+            .get_or_create(&self.labels(result))
+            .inc();
+        if let Some(frames) = response.log {
+            warn!(
+                interface, %address, %by, frames, announced = policy.is_some(), defended,
+                "another machine uses an address that is to be announced here"
+            );
+        }
+    }
+
+    fn labels(&self, result: &'static str) -> WireLabels {
+        let family = match self.place.family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        WireLabels { family, result }
+    }
+}
+
+/// The frames of a job.
+fn unasked(job: Job, scope: &Scope) -> Vec<Vec<u8>> {
+    match job {
+        Job::Ask(IpAddr::V4(address)) => vec![arp::probe(scope.mac, address).bytes().to_vec()],
+        Job::Ask(IpAddr::V6(address)) => vec![ndp::probe(scope.mac, address).bytes()],
+        Job::Announce(IpAddr::V4(address)) => arp::gratuitous(scope.mac, address)
+            .map(|frame| frame.bytes().to_vec())
+            .into(),
+        Job::Announce(IpAddr::V6(address)) => vec![ndp::unsolicited(scope.mac, address).bytes()],
+    }
+}
+
+/// The queue of the interface is full, or the socket's share of it.
+fn no_room(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS) || error.kind() == io::ErrorKind::WouldBlock
 }
 
 async fn sleep_until(time: Option<Instant>) {

@@ -1,35 +1,39 @@
-//! A raw socket that sees the ARP of one interface (packet(7)). Needs CAP_NET_RAW.
+//! A raw socket that sees the ARP or the neighbour discovery of one interface (packet(7)). Needs CAP_NET_RAW.
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+use fairlead_core::model::Family;
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use super::arp::FRAME;
+use super::filter;
 
 /// Not in the libc crate: linux/if_packet.h.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-/// linux/filter.h: offset of ancillary data, and the packet type in it.
-const SKF_AD_PKTTYPE: u32 = (-0x1000_i32).cast_unsigned() + 4;
 
 /// The socket.
-pub struct ArpSocket {
+pub struct WireSocket {
     fd: AsyncFd<Socket>,
 }
 
-impl ArpSocket {
-    /// Opens a socket on the interface with this number.
+impl WireSocket {
+    /// Opens a socket for a family on the interface with this number: ARP for IPv4, neighbour solicitations and
+    /// advertisements for IPv6.
     ///
     /// # Errors
     /// Without CAP_NET_RAW, or when there is no such interface.
-    pub fn open(interface: u32) -> io::Result<Self> {
+    pub fn open(interface: u32, family: Family) -> io::Result<Self> {
         // With protocol 0 nothing arrives before the filter is in place and the interface is chosen.
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
-        socket.attach_filter(&filter())?;
+        socket.attach_filter(&filter::neighbours(family))?;
         ignore_outgoing(&socket)?;
         socket.set_nonblocking(true)?;
-        socket.bind(&address(interface)?)?;
+        let protocol = match family {
+            Family::V4 => libc::ETH_P_ARP,
+            Family::V6 => libc::ETH_P_IPV6,
+        };
+        socket.bind(&address(interface, protocol as u16)?)?;
         register(socket).map(|fd| Self { fd })
     }
 
@@ -58,36 +62,9 @@ impl ArpSocket {
     ///
     /// # Errors
     /// When the frame could not be sent.
-    pub fn send(&self, frame: &[u8; FRAME]) -> io::Result<()> {
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.fd.get_ref().send(frame).map(|_| ())
     }
-}
-
-/// Classic BPF: ARP for IPv4 over Ethernet that was sent to this machine or to all (not frames for others, which a
-/// bridge or a capture makes the interface see).
-fn filter() -> Vec<SockFilter> {
-    let load = |size: u32, at: u32| SockFilter::new((libc::BPF_LD | size | libc::BPF_ABS) as u16, 0, 0, at);
-    let equal = |value: u32, then: u8, otherwise: u8| {
-        SockFilter::new(
-            (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-            then,
-            otherwise,
-            value,
-        )
-    };
-    let accept = |length: u32| SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, length);
-    vec![
-        load(libc::BPF_W, SKF_AD_PKTTYPE),
-        equal(u32::from(libc::PACKET_OTHERHOST), 7, 0),
-        load(libc::BPF_H, 12),
-        equal(0x0806, 0, 5),
-        load(libc::BPF_W, 14), // hardware type, protocol type
-        equal(0x0001_0800, 0, 3),
-        load(libc::BPF_H, 18), // address lengths
-        equal(0x0604, 0, 1),
-        accept(FRAME as u32),
-        accept(0),
-    ]
 }
 
 #[allow(unsafe_code, reason = "tokio cannot know that the descriptor stays open")]
@@ -117,13 +94,13 @@ fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
 }
 
 #[allow(unsafe_code, reason = "socket2 does not build link-layer addresses")]
-fn address(interface: u32) -> io::Result<SockAddr> {
+fn address(interface: u32, protocol: u16) -> io::Result<SockAddr> {
     let index = i32::try_from(interface).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is a socket address for which all zeroes is a valid value, and it fits in the storage.
     let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     link.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    link.sll_protocol = (libc::ETH_P_ARP as u16).to_be();
+    link.sll_protocol = protocol.to_be();
     link.sll_ifindex = index;
     // SAFETY: the storage holds a sockaddr_ll, and the length is that of one.
     Ok(unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) })

@@ -1,5 +1,8 @@
 //! Two network namespaces joined by two cables: the speaker's code runs in one, the kernel's and `arping`'s in the
 //! other. Names are unique to the process and the test, and everything goes when the value is dropped.
+#![allow(dead_code, reason = "each of the tests' crates uses a part")]
+
+pub mod speaker;
 
 use std::fs::File;
 use std::process::{Command, Output};
@@ -14,8 +17,11 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// MAC addresses of the speaker's two interfaces, `eth0` and `eth1`.
 pub const MACS: [&str; 2] = ["02:00:00:00:01:00", "02:00:00:00:01:01"];
 
-/// The two namespaces. Interfaces are called `eth0` and `eth1` in both; cable 0 is 192.0.2.0/24 (.1 and .2), cable 1
-/// is 198.51.100.0/24.
+/// MAC addresses of the peer's two interfaces.
+pub const PEER_MACS: [&str; 2] = ["02:00:00:00:02:00", "02:00:00:00:02:01"];
+
+/// The two namespaces. Interfaces are called `eth0` and `eth1` in both; cable 0 is 192.0.2.0/24 and 2001:db8::/64 (.1
+/// and .2), cable 1 is 198.51.100.0/24 and 2001:db8:1::/64. The kernels trust that their own IPv6 addresses are unique.
 pub struct Wire {
     speaker: String,
     peer: String,
@@ -31,6 +37,9 @@ impl Wire {
         };
         run("ip", &["netns", "add", &wire.speaker]);
         run("ip", &["netns", "add", &wire.peer]);
+        for namespace in [&wire.speaker, &wire.peer] {
+            sysctl(namespace, "net.ipv6.conf.default.accept_dad=0");
+        }
         wire.cable(0);
         wire.cable(1);
         wire
@@ -56,10 +65,14 @@ impl Wire {
                 &device,
                 "netns",
                 &self.peer,
+                "address",
+                PEER_MACS[cable],
             ],
         );
+        let net6 = ["2001:db8:", "2001:db8:1:"][cable];
         for (namespace, last) in [(&self.speaker, 1), (&self.peer, 2)] {
             ip(namespace, &format!("addr add {net}.{last}/24 dev {device}"));
+            ip(namespace, &format!("addr add {net6}:{last}/64 dev {device}"));
             ip(namespace, &format!("link set {device} up"));
         }
     }
@@ -80,6 +93,11 @@ impl Wire {
     /// Runs `ip` in the peer's namespace.
     pub fn peer_ip(&self, arguments: &str) -> String {
         ip(&self.peer, arguments)
+    }
+
+    /// Sets a kernel parameter in the peer's namespace.
+    pub fn peer_sysctl(&self, setting: &str) {
+        sysctl(&self.peer, setting);
     }
 
     /// Runs a command in the peer's namespace.
@@ -169,6 +187,10 @@ fn number_of(namespace: &str, device: &str) -> u32 {
         .next()
         .and_then(|number| number.parse().ok())
         .expect("a number")
+}
+
+fn sysctl(namespace: &str, setting: &str) {
+    run("ip", &["netns", "exec", namespace, "sysctl", "-q", "-w", setting]);
 }
 
 fn ip(namespace: &str, arguments: &str) -> String {
