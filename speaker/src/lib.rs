@@ -13,6 +13,7 @@
 
 pub mod datapath;
 pub mod decide;
+pub mod disputes;
 pub mod engine;
 pub mod health;
 pub mod index;
@@ -21,4 +22,5 @@ pub mod links;
 pub mod membership;
 pub mod metrics;
 pub mod publish;
+pub mod snapshot;
 pub mod status;

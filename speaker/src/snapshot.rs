@@ -1,0 +1,337 @@
+//! What a speaker that restarts may go on with, before the API server has said anything or although it never does.
+//!
+//! The file lies in memory (`/run`), so it does not outlive the boot, and is used for a day at the most. It never starts
+//! anything: it only lets a process go on with the claims of the one before it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fairlead_api::NodeStateStatus;
+use fairlead_core::announce::{Candidacy, Hold, ProbeTarget};
+use fairlead_core::config::Health;
+use fairlead_core::model::{Family, NodeName, ServiceKey};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::membership::task::{Contents, Peers};
+use crate::membership::wire::{Key, encode_candidacy};
+
+/// Where it is on every node.
+pub const FILE: &str = "/run/fairlead/speaker.json";
+/// A snapshot that is older is not used.
+pub const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Changes that follow each other within this time are written together.
+const GATHER: Duration = Duration::from_millis(200);
+/// Different with every boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Snapshot {
+    /// Of which boot.
+    pub boot: String,
+    /// When it was written, in seconds of Unix time.
+    pub written: i64,
+    /// Start number of the speaker.
+    pub incarnation: i64,
+    /// The gossip keys, newest first, in hexadecimal.
+    pub keys: Vec<String>,
+    /// Addresses of the cluster's nodes.
+    pub peers: BTreeMap<String, IpAddr>,
+    /// What was announced, and how it was decided.
+    pub claims: Vec<Claim>,
+    /// The last report, from which times since when something holds are continued.
+    pub status: NodeStateStatus,
+}
+
+/// One address that was announced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// The address.
+    pub address: IpAddr,
+    /// Epoch of the claim.
+    pub claim: i64,
+    /// As it was published.
+    pub cordoned: bool,
+    /// As it was published.
+    pub weight: i32,
+    /// As it was published.
+    pub preempts: bool,
+    /// The Services that have it.
+    pub services: Vec<ServiceKey>,
+    /// The interfaces it was announced on.
+    pub interfaces: Vec<String>,
+    /// What was probed.
+    pub probes: Vec<Probe>,
+    /// How often, in milliseconds, and the other settings of its pool.
+    #[serde(default)]
+    pub health: Settings,
+}
+
+/// [`Health`] as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Settings {
+    interval_ms: Option<u64>,
+    timeout_ms: Option<u64>,
+    failure: Option<u32>,
+    success: Option<u32>,
+}
+
+impl From<Health> for Settings {
+    fn from(health: Health) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            interval_ms: health.interval.map(ms),
+            timeout_ms: health.timeout.map(ms),
+            failure: health.failure,
+            success: health.success,
+        }
+    }
+}
+
+impl From<Settings> for Health {
+    fn from(settings: Settings) -> Self {
+        Self {
+            interval: settings.interval_ms.map(Duration::from_millis),
+            timeout: settings.timeout_ms.map(Duration::from_millis),
+            failure: settings.failure,
+            success: settings.success,
+        }
+    }
+}
+
+/// A [`ProbeTarget`] as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Probe {
+    /// A health-check node port.
+    Service {
+        /// The Service.
+        service: ServiceKey,
+        /// Where.
+        address: IpAddr,
+        /// Its port.
+        port: u16,
+    },
+    /// The service proxy.
+    Proxy {
+        /// Where.
+        address: IpAddr,
+    },
+    /// The node agent.
+    Agent {
+        /// The Service.
+        service: ServiceKey,
+        /// An IPv6 address is announced.
+        six: bool,
+    },
+}
+
+impl From<&ProbeTarget> for Probe {
+    fn from(target: &ProbeTarget) -> Self {
+        match target.clone() {
+            ProbeTarget::Service { service, address, port } => Self::Service { service, address, port },
+            ProbeTarget::Proxy { address } => Self::Proxy { address },
+            ProbeTarget::Agent { service, family } => Self::Agent { service, six: family == Family::V6 },
+        }
+    }
+}
+
+impl From<&Probe> for ProbeTarget {
+    fn from(probe: &Probe) -> Self {
+        match probe.clone() {
+            Probe::Service { service, address, port } => Self::Service { service, address, port },
+            Probe::Proxy { address } => Self::Proxy { address },
+            Probe::Agent { service, six } => {
+                Self::Agent { service, family: if six { Family::V6 } else { Family::V4 } }
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// Reads the file. What cannot be used counts as absent.
+    pub fn load(path: &Path, now: Timestamp) -> Self {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "cannot read the snapshot");
+                return Self::default();
+            }
+        };
+        let snapshot: Self = match serde_json::from_slice(&text) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                warn!(path = %path.display(), %error, "cannot use the snapshot");
+                return Self::default();
+            }
+        };
+        if !snapshot.usable(&boot(), now) {
+            info!("the snapshot is of an earlier boot or older than a day");
+            return Self { incarnation: snapshot.incarnation, ..Self::default() };
+        }
+        info!(claims = snapshot.claims.len(), peers = snapshot.peers.len(), "snapshot read");
+        snapshot
+    }
+
+    fn usable(&self, boot: &str, now: Timestamp) -> bool {
+        // A clock that was set back makes it no older.
+        let age = now.as_second().saturating_sub(self.written);
+        self.boot == boot && age <= LIFE.as_secs().cast_signed()
+    }
+
+    /// What was announced, as the plan continues it.
+    pub fn held(&self) -> BTreeMap<IpAddr, Hold> {
+        self.claims.iter().map(|claim| (claim.address, Hold { claim: claim.claim, losing: None })).collect()
+    }
+
+    /// The record that was published, as far as it had claims: with it the others go on counting on this node.
+    pub fn contents(&self) -> Contents {
+        self.claims
+            .iter()
+            .map(|claim| {
+                let candidacy = Candidacy {
+                    cordoned: claim.cordoned,
+                    weight: claim.weight,
+                    preempts: claim.preempts,
+                    claim: Some(claim.claim),
+                };
+                (Key::address(claim.address), encode_candidacy(&candidacy))
+            })
+            .collect()
+    }
+
+    /// The nodes' addresses.
+    pub fn nodes(&self) -> Peers {
+        self.peers.iter().map(|(name, address)| (NodeName(name.clone()), *address)).collect()
+    }
+}
+
+/// Identifies this boot; empty if the system does not say, and then no snapshot is of this boot.
+pub fn boot() -> String {
+    std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// Writes every new value until there will be none any more.
+pub async fn keep(path: PathBuf, mut snapshots: watch::Receiver<Option<Snapshot>>) {
+    let mut complained = false;
+    loop {
+        let ended = snapshots.changed().await.is_err();
+        if !ended {
+            tokio::time::sleep(GATHER).await;
+        }
+        let snapshot = snapshots.borrow_and_update().clone();
+        if let Some(snapshot) = snapshot {
+            match write(&path, &snapshot).await {
+                Ok(()) => complained = false,
+                Err(error) if !complained => {
+                    warn!(path = %path.display(), %error, "cannot write the snapshot; a restart without the API server would begin from nothing");
+                    complained = true;
+                }
+                Err(error) => debug!(%error, "cannot write the snapshot"),
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// All or nothing: who reads meanwhile reads what was there before. For root's eyes only, since it holds the keys.
+async fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let text = serde_json::to_vec(snapshot)?;
+    let beside = path.with_extension("new");
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&beside).await?;
+    tokio::io::AsyncWriteExt::write_all(&mut file, &text).await?;
+    tokio::io::AsyncWriteExt::flush(&mut file).await?;
+    tokio::fs::rename(&beside, path).await
+}
+
+/// Bytes as text.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// And back; `None` if it is no such text.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let service = ServiceKey::new("default", "web");
+        Snapshot {
+            boot: boot(),
+            written: 1_000_000,
+            incarnation: 7,
+            keys: vec![hex(&[0, 255, 16])],
+            peers: BTreeMap::from([("node1".to_owned(), IpAddr::from([192, 0, 2, 1]))]),
+            claims: vec![Claim {
+                address: IpAddr::from([192, 0, 2, 100]),
+                claim: 3,
+                cordoned: true,
+                weight: 5,
+                preempts: false,
+                services: vec![service.clone()],
+                interfaces: vec!["eth0".to_owned()],
+                probes: vec![
+                    Probe::Service { service: service.clone(), address: IpAddr::from([192, 0, 2, 1]), port: 31000 },
+                    Probe::Proxy { address: IpAddr::from([192, 0, 2, 1]) },
+                    Probe::Agent { service, six: true },
+                ],
+                health: Settings { interval_ms: Some(300), ..Settings::default() },
+            }],
+            status: NodeStateStatus::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_again_and_only_for_a_day_of_this_boot() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("speaker.json");
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(Snapshot::load(&path, at(0)), Snapshot::default(), "there is none");
+        let written = snapshot();
+        write(&path, &written).await.unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(Snapshot::load(&path, at(1_000_000 + 86_400)), written);
+        let old = Snapshot::load(&path, at(1_000_000 + 86_401));
+        assert_eq!((old.incarnation, old.claims.len(), old.keys.len()), (7, 0, 0));
+        write(&path, &Snapshot { boot: "another".into(), ..written }).await.unwrap();
+        assert!(Snapshot::load(&path, at(1_000_000)).claims.is_empty());
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(Snapshot::load(&path, at(1_000_000)), Snapshot::default());
+    }
+
+    #[test]
+    fn targets_keys_and_claims_survive_the_round_trip() {
+        let snapshot = snapshot();
+        for probe in &snapshot.claims[0].probes {
+            assert_eq!(Probe::from(&ProbeTarget::from(probe)), *probe);
+        }
+        assert_eq!(unhex(&snapshot.keys[0]), Some(vec![0, 255, 16]));
+        for bad in ["0", "0g", "zz"] {
+            assert_eq!(unhex(bad), None, "{bad}");
+        }
+        assert_eq!(snapshot.held()[&IpAddr::from([192, 0, 2, 100])], Hold { claim: 3, losing: None });
+        assert_eq!(snapshot.contents().len(), 1);
+        let health = Health::from(snapshot.claims[0].health);
+        assert_eq!((health.interval, health.timeout), (Some(Duration::from_millis(300)), None));
+    }
+}
