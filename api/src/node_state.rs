@@ -105,6 +105,9 @@ pub struct Candidacy {
     /// Preference of the advertisement for this node; higher comes first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub weight: i32,
+    /// The node has been a candidate for long enough to take the address over from a node that is preferred less.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preempts: bool,
     /// Present when the node announces the address: its claim epoch. Of two claims the higher one wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<i64>,

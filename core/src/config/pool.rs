@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::health::{self, Health, RawHealth};
 use crate::range::{IpRange, RangeMap};
 use crate::reason::{Reason, Refusal};
 use crate::selector::Selector;
@@ -30,6 +31,8 @@ pub struct RawPool {
     pub external_ips: Result<Option<Access>, String>,
     /// `spec.onRemove`.
     pub on_remove: OnRemove,
+    /// `spec.health`.
+    pub health: RawHealth,
     /// `status.cidrs`: the addresses of the spec as the controller saw it last.
     pub published: Vec<String>,
     /// `status.retained`: addresses that left the spec while Services had them.
@@ -50,6 +53,7 @@ impl Default for RawPool {
             allocation: Ok(Allocation::default()),
             external_ips: Ok(None),
             on_remove: OnRemove::Keep,
+            health: RawHealth::default(),
             published: Vec::new(),
             retained: Vec::new(),
         }
@@ -122,6 +126,8 @@ pub struct Pool {
     pub external_ips: Option<Access>,
     /// What becomes of addresses that leave it.
     pub on_remove: OnRemove,
+    /// How its addresses are probed.
+    pub health: Health,
 }
 
 impl Pool {
@@ -154,6 +160,7 @@ pub(super) fn check(raw: &RawPool, taken: &RangeMap<String>) -> (Pool, Refusal) 
         allocation: Allocation::default(),
         external_ips: None,
         on_remove: raw.on_remove,
+        health: Health::default(),
     };
     if raw.deleting {
         // Whether Services have addresses of it, and so hold the deletion up, is not seen from here.
@@ -185,6 +192,7 @@ fn accept(raw: &RawPool, taken: &RangeMap<String>, pool: &mut Pool) -> Result<Ve
         .external_ips
         .clone()
         .map_err(|error| selector("spec.externalIPs", &error))?;
+    pool.health = health::check(&raw.health).map_err(|error| Refusal::new(Reason::InvalidField, error))?;
     let mut own = RangeMap::default();
     for (index, range) in ranges.iter().enumerate() {
         if let Some((other, _)) = own.overlapping(*range).next() {
