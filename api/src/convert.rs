@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use fairlead_core::config::{Access, Allocation, OnRemove, RawAdvertisement, RawPool};
+use fairlead_core::config::{
+    Access, Allocation, ConflictPolicy, OnRemove, Preference, RawAdvertisement, RawHealth, RawPool,
+};
 use fairlead_core::model::{
     Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice,
     SliceEndpoint, SlicePort, TrafficPolicy,
@@ -19,7 +21,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::annotations;
 use crate::conditions::parse_assigned;
-use crate::pool::{ExternalIpPolicy, PoolAllocation, PoolExternalIps, RemovePolicy};
+use crate::l2_advertisement::{self, NodePreference};
+use crate::pool::{ExternalIpPolicy, PoolAllocation, PoolExternalIps, PoolHealth, RemovePolicy};
 use crate::{AddressPool, L2Advertisement};
 
 /// Label that keeps a node out of external load balancing (KEP-3458).
@@ -213,9 +216,19 @@ pub fn pool(object: &AddressPool) -> Option<RawPool> {
             RemovePolicy::Keep => OnRemove::Keep,
             RemovePolicy::Reassign => OnRemove::Reassign,
         },
+        health: spec.health.as_ref().map(health).unwrap_or_default(),
         published: status.cidrs,
         retained: status.retained,
     })
+}
+
+fn health(object: &PoolHealth) -> RawHealth {
+    RawHealth {
+        interval: object.interval.clone(),
+        timeout: object.timeout.clone(),
+        failure: object.failure_threshold,
+        success: object.success_threshold,
+    }
 }
 
 fn allocation(object: &PoolAllocation) -> Result<Allocation, String> {
@@ -249,9 +262,30 @@ pub fn advertisement(object: &L2Advertisement) -> Option<RawAdvertisement> {
     Some(RawAdvertisement {
         name: object.metadata.name.clone()?,
         pools: object.spec.address_pools.clone(),
-        nodes: object.spec.node_selectors.iter().map(selector).collect(),
+        nodes: selectors(&object.spec.node_selectors),
+        preferred: preferences(&object.spec.preferred_node_selectors),
+        services: selectors(&object.spec.service_selectors),
         interfaces: object.spec.interfaces.clone(),
+        preempt_after: object.spec.preempt_after.clone(),
+        conflict: match object.spec.conflict_policy {
+            l2_advertisement::ConflictPolicy::Defend => ConflictPolicy::Defend,
+            l2_advertisement::ConflictPolicy::Yield => ConflictPolicy::Yield,
+        },
     })
+}
+
+fn selectors(objects: &[LabelSelector]) -> Result<Vec<Selector>, String> {
+    objects.iter().map(selector).collect()
+}
+
+fn preferences(objects: &[NodePreference]) -> Result<Vec<Preference>, String> {
+    let one = |object: &NodePreference| {
+        Ok(Preference {
+            weight: object.weight,
+            nodes: selector(&object.preference)?,
+        })
+    };
+    objects.iter().map(one).collect()
 }
 
 /// A label selector.

@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Says that addresses of some pools are announced by ARP, by which nodes, and on which interfaces.
@@ -33,10 +34,51 @@ pub struct L2AdvertisementSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::selectors")]
     pub node_selectors: Vec<LabelSelector>,
-    /// Names of the interfaces to announce on. Empty: the interfaces that carry a subnet which contains the address.
+    /// Which of these nodes come first. The weights of all entries that match a node are added up, and of the nodes that
+    /// can announce an address one with the largest sum does. A node that becomes able to only later takes an address
+    /// over from a lighter one as `preemptAfter` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::preferences")]
+    pub preferred_node_selectors: Vec<NodePreference>,
+    /// The Services whose addresses are announced, by their labels: those that match any of the selectors. Of an address
+    /// that several Services share one is enough. Empty: all Services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::few_selectors")]
+    pub service_selectors: Vec<LabelSelector>,
+    /// The interfaces to announce on: names (eth0), patterns with `*` and `?` (eth*, bond?.10), and with `!` in front those
+    /// to leave out (!eth1, !veth*). Names and patterns choose whether the interface has a subnet with the address or not;
+    /// without any of them it is the interfaces that have one, less those left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::interfaces")]
     pub interfaces: Vec<String>,
+    /// How long a node must have been able to announce an address, without a break, before it takes it over from a node
+    /// that is preferred less: 0s to 24h, or `Never`. 5m if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::preempt_after")]
+    pub preempt_after: Option<String>,
+    /// What to do when another machine uses an address that is announced: `Defend` goes on and claims it again, `Yield`
+    /// stops announcing it.
+    #[serde(default)]
+    pub conflict_policy: ConflictPolicy,
+}
+
+/// Nodes that come before others.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct NodePreference {
+    /// 1 to 100.
+    pub weight: i32,
+    /// Which nodes.
+    pub preference: LabelSelector,
+}
+
+/// What to do when another machine uses an address that is announced.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConflictPolicy {
+    /// Go on, and claim it again.
+    #[default]
+    Defend,
+    /// Stop announcing it.
+    Yield,
 }
 
 /// What the controller reports about an advertisement.

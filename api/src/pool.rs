@@ -61,6 +61,35 @@ pub struct AddressPoolSpec {
     /// Services keep them, `Reassign` gives the Services others as soon as there are any.
     #[serde(default)]
     pub on_remove: RemovePolicy,
+    /// How the nodes are probed that could announce addresses of this pool. What is not set is as the speaker's flags
+    /// say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<PoolHealth>,
+}
+
+/// How nodes are probed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(crate::schema::TIMEOUT_WITHIN_INTERVAL).message("timeout must not be longer than interval")
+)]
+pub struct PoolHealth {
+    /// From the start of one probe to the start of the next: 100ms to 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::probe_interval")]
+    pub interval: Option<String>,
+    /// How long one probe may take: 50ms to 60s, and not longer than `interval`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::probe_timeout")]
+    pub timeout: Option<String>,
+    /// So many failures in a row withdraw the node's addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub failure_threshold: Option<u32>,
+    /// So many successes in a row admit a node again that has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub success_threshold: Option<u32>,
 }
 
 fn yes() -> bool {

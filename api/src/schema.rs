@@ -95,13 +95,74 @@ pub(crate) fn pool_names(_: &mut SchemaGenerator) -> Schema {
     list(256, text(1, 253, &[name]))
 }
 
-/// Names of network interfaces, as the kernel allows them.
+/// Names of network interfaces, as the kernel allows them, and patterns of names.
 pub(crate) fn interfaces(_: &mut SchemaGenerator) -> Schema {
     let name = rule(
-        r"self.matches('^[^/:\\s]+$') && self != '.' && self != '..'",
-        "'\"' + self + '\" is not the name of a network interface'",
+        r"self.matches('^!?[^!/:\\s\\[\\]{}][^/:\\s\\[\\]{}]{0,14}$') && !self.matches('^!?[.][.]?$')",
+        "'\"' + self + '\" is neither the name of a network interface nor a pattern of names'",
     );
-    list(64, text(1, 15, &[name]))
+    list(64, text(1, 16, &[name]))
+}
+
+/// Weights with label selectors.
+pub(crate) fn preferences(_: &mut SchemaGenerator) -> Schema {
+    let entry = json!({
+        "description": "Nodes that come before others.",
+        "type": "object",
+        "required": ["weight", "preference"],
+        "properties": {
+            "weight": {
+                "description": "How much they are preferred.",
+                "type": "integer",
+                "format": "int32",
+                "minimum": 1,
+                "maximum": 100,
+            },
+            "preference": described("Which nodes.", selector_value()),
+        },
+    });
+    list(16, entry)
+}
+
+/// From the start of one probe to the start of the next.
+pub(crate) fn probe_interval(_: &mut SchemaGenerator) -> Schema {
+    schema(duration("100ms", "60s", ""))
+}
+
+/// For one whole probe.
+pub(crate) fn probe_timeout(_: &mut SchemaGenerator) -> Schema {
+    schema(duration("50ms", "60s", ""))
+}
+
+/// Rule on an object with both. What is no duration is told where it stands.
+pub(crate) const TIMEOUT_WITHIN_INTERVAL: &str = "!has(self.interval) || !has(self.timeout) || \
+     !self.interval.matches('^([0-9]{1,6}(ms|s|m|h))+$') || !self.timeout.matches('^([0-9]{1,6}(ms|s|m|h))+$') || \
+     duration(self.timeout) <= duration(self.interval)";
+
+/// A duration, or `Never`.
+pub(crate) fn preempt_after(_: &mut SchemaGenerator) -> Schema {
+    schema(duration("0s", "24h", "Never"))
+}
+
+/// A duration within bounds, or this word.
+fn duration(least: &str, most: &str, word: &str) -> Value {
+    let form = "self.matches('^([0-9]{1,6}(ms|s|m|h))+$')";
+    let (other, or_word) = match word {
+        "" => (String::new(), String::new()),
+        word => (format!("self == '{word}' || "), format!(", nor {word}")),
+    };
+    let readable = rule(
+        &format!("{other}{form}"),
+        &format!("'\"' + self + '\" is not a duration like 300ms, 2s or 1m30s{or_word}'"),
+    );
+    // Read only if it has the form, so that it is the rule above that speaks.
+    let within = rule(
+        &format!(
+            "!{form} || (duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))"
+        ),
+        &format!("'\"' + self + '\" is not between {least} and {most}'"),
+    );
+    text(1, 16, &[readable, within])
 }
 
 /// A label selector.
@@ -112,6 +173,11 @@ pub(crate) fn selector(_: &mut SchemaGenerator) -> Schema {
 /// A list of label selectors.
 pub(crate) fn selectors(_: &mut SchemaGenerator) -> Schema {
     list(64, selector_value())
+}
+
+/// A short list of label selectors.
+pub(crate) fn few_selectors(_: &mut SchemaGenerator) -> Schema {
+    list(16, selector_value())
 }
 
 fn selector_value() -> Value {

@@ -3,65 +3,24 @@
 //! One bad object is set aside; everything else keeps working. The result depends on the objects alone, not on the
 //! order in which they arrived: of two pools that overlap the older one stays (ties by name).
 
+mod advertisement;
+pub mod duration;
+mod health;
+mod interfaces;
 mod pool;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
+pub use advertisement::{Advertisement, ConflictPolicy, Preference, RawAdvertisement};
+pub use health::{Health, RawHealth};
+pub use interfaces::Interfaces;
 pub use pool::{Access, Allocation, OnRemove, Pool, RawPool, is_buggy};
 
 use crate::range::RangeMap;
 use crate::reason::{Reason, Refusal};
-use crate::selector::Selector;
-
-/// `spec.health` of a pool: how its addresses are probed. What is absent is as the speaker's flags say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// From the start of one probe to the start of the next.
-    pub interval: Option<Duration>,
-    /// For a whole probe.
-    pub timeout: Option<Duration>,
-    /// Failures in a row that withdraw.
-    pub failure: Option<u32>,
-    /// Successes in a row that admit after a failure.
-    pub success: Option<u32>,
-}
-
-/// An `L2Advertisement` as written by the user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawAdvertisement {
-    /// Name of the object.
-    pub name: String,
-    /// `spec.addressPools`; empty means all pools.
-    pub pools: Vec<String>,
-    /// `spec.nodeSelectors`, or what is wrong with them; empty means all nodes.
-    pub nodes: Result<Vec<Selector>, String>,
-    /// `spec.interfaces`; empty means the interfaces that carry a subnet with the address.
-    pub interfaces: Vec<String>,
-}
-
-/// A checked advertisement.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Advertisement {
-    /// Name of the object.
-    pub name: String,
-    /// The pools it is for; empty means all pools.
-    pub pools: Vec<String>,
-    /// The nodes it is for; empty means all nodes.
-    pub nodes: Vec<Selector>,
-    /// The interfaces to announce on; empty means those that carry a subnet with the address.
-    pub interfaces: Vec<String>,
-}
-
-impl Advertisement {
-    /// Is it for addresses of this pool?
-    pub fn selects_pool(&self, pool: &str) -> bool {
-        self.pools.is_empty() || self.pools.iter().any(|name| name == pool)
-    }
-}
 
 /// Everything the programs obey, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,9 +105,9 @@ pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compil
 }
 
 fn check_advertisement(raw: &RawAdvertisement, config: &mut Config) -> Refusal {
-    let nodes = match &raw.nodes {
-        Err(error) => return Refusal::new(Reason::InvalidSelector, format!("spec.nodeSelectors: {error}")),
-        Ok(nodes) => nodes.clone(),
+    let advertisement = match advertisement::check(raw) {
+        Ok(advertisement) => advertisement,
+        Err(refusal) => return refusal,
     };
     let unknown: Vec<&str> = raw
         .pools
@@ -156,12 +115,6 @@ fn check_advertisement(raw: &RawAdvertisement, config: &mut Config) -> Refusal {
         .filter(|name| !config.pools.contains_key(*name))
         .map(String::as_str)
         .collect();
-    let advertisement = Advertisement {
-        name: raw.name.clone(),
-        pools: raw.pools.clone(),
-        nodes,
-        interfaces: raw.interfaces.clone(),
-    };
     config.advertisements.insert(raw.name.clone(), advertisement);
     if unknown.is_empty() {
         Refusal::new(Reason::Accepted, "in use")

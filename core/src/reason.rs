@@ -42,6 +42,8 @@ reasons! {
     InvalidSelector,
     /// The Secret of the gossip key has no usable key, or an entry that is none.
     InvalidGossipKey,
+    /// Another field cannot be read, or has a value that it may not have.
+    InvalidField,
     /// The pool was deleted or lost ranges, and Services still have addresses of it.
     InUse,
     /// An advertisement or a Service names a pool that does not exist or was refused.
@@ -117,6 +119,8 @@ reasons! {
     ProbePending,
     /// The node's health probe fails.
     ProbeFailed,
+    /// Another machine, which is no speaker, uses the address.
+    AddressConflict,
     /// The node could announce the address, but another one was elected.
     NotElected,
     /// The address is announced.

@@ -40,6 +40,8 @@ pub struct Inputs<'a> {
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// Since when candidacies of this node have been out.
     pub offered: &'a BTreeMap<IpAddr, Duration>,
+    /// Since when this node has been a candidate without a break.
+    pub eligible_since: &'a BTreeMap<IpAddr, Duration>,
     /// The installation is being removed.
     pub leaving: bool,
     /// This speaker is shutting down.
@@ -104,6 +106,7 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
         live: inputs.live,
         held: inputs.held,
         offered: inputs.offered,
+        eligible_since: inputs.eligible_since,
         departing: inputs.departing,
         now: inputs.uptime,
     });
@@ -209,8 +212,11 @@ impl Decision {
         };
         let held = std::mem::take(&mut self.plan.held);
         self.plan.candidacies.retain(|address, _| stays(address, &held));
-        for candidacy in self.plan.candidacies.values_mut() {
-            (candidacy.cordoned, candidacy.weight) = (self.cordoned, 0);
+        for (address, candidacy) in &mut self.plan.candidacies {
+            let evaluation = self.evaluations.get(address);
+            let candidate = evaluation.and_then(|evaluation| evaluation.outcome.as_ref().ok());
+            candidacy.cordoned = self.cordoned;
+            candidacy.weight = candidate.map_or(0, |candidate| candidate.weight);
         }
         for evaluation in self.evaluations.values_mut().filter(|e| e.outcome.is_ok()) {
             evaluation.outcome = Err(Refusal::new(

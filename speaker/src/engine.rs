@@ -101,6 +101,7 @@ pub async fn run(
     let started = Instant::now();
     let mut speaker = Speaker {
         offered: BTreeMap::new(),
+        eligible_since: BTreeMap::new(),
         held: Hold::continued(&convert::record(&before.candidacy)),
         since: Since::continued(&before),
         liveness: Liveness::new(settings.me.clone(), incarnation),
@@ -172,6 +173,7 @@ struct Speaker {
     settings: Settings,
     held: BTreeMap<IpAddr, Hold>,
     offered: BTreeMap<IpAddr, Duration>,
+    eligible_since: BTreeMap<IpAddr, Duration>,
     since: Since,
     liveness: Liveness,
     data_path: Memory,
@@ -220,6 +222,7 @@ impl Speaker {
                 live: &live,
                 held: &self.held,
                 offered: &self.offered,
+                eligible_since: &self.eligible_since,
                 leaving: known.leaving,
                 departing: self.departing.is_some(),
                 now,
@@ -244,6 +247,7 @@ impl Speaker {
         self.tell_changes(&decision);
         self.held.clone_from(&decision.plan.held);
         self.offered.clone_from(&decision.plan.offered);
+        self.eligible_since.clone_from(&decision.plan.eligible_since);
         let announcing: BTreeSet<IpAddr> = self.held.keys().copied().collect();
         let withdrawn = leaving && announcing.is_empty();
         let ends = match self.departing {

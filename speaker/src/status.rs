@@ -164,6 +164,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use fairlead_core::announce::Evaluation;
+    use fairlead_core::config::Health;
     use fairlead_core::reason::Refusal;
 
     /// This many addresses are held back, the even ones because another node is elected.

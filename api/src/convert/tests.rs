@@ -135,3 +135,60 @@ fn selectors() {
     assert!(bad.contains("\"Like\""), "{bad}");
     assert!(read(json!({"matchExpressions": [{"key": "zone", "operator": "In"}]})).is_err());
 }
+
+#[test]
+fn an_advertisement() {
+    let read = |spec: Value| {
+        let object = json!({"apiVersion": "fairlead.dev/v1alpha1", "kind": "L2Advertisement",
+            "metadata": {"name": "l2"}, "spec": spec});
+        advertisement(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let plain = RawAdvertisement {
+        name: "l2".into(),
+        ..RawAdvertisement::default()
+    };
+    assert_eq!(read(json!({})), plain);
+    let rack =
+        |values: &[&str]| json!({"matchExpressions": [{"key": "rack", "operator": "In", "values": values}]});
+    let full = read(json!({
+        "addressPools": ["blue"], "interfaces": ["eth*", "!eth1"], "preemptAfter": "Never", "conflictPolicy": "Yield",
+        "preferredNodeSelectors": [{"weight": 7, "preference": rack(&["a"])}], "serviceSelectors": [rack(&["b"])],
+    }));
+    let selector = |value: &str| Selector(vec![Requirement::In("rack".into(), vec![value.into()])]);
+    let expected = RawAdvertisement {
+        pools: vec!["blue".into()],
+        preferred: Ok(vec![Preference {
+            weight: 7,
+            nodes: selector("a"),
+        }]),
+        services: Ok(vec![selector("b")]),
+        interfaces: vec!["eth*".into(), "!eth1".into()],
+        preempt_after: Some("Never".into()),
+        conflict: ConflictPolicy::Yield,
+        ..plain
+    };
+    assert_eq!(full, expected);
+    let bad = read(json!({
+        "preferredNodeSelectors": [{"weight": 7, "preference": rack(&[])}], "serviceSelectors": [rack(&[])],
+    }));
+    assert!(bad.preferred.is_err() && bad.services.is_err());
+}
+
+#[test]
+fn the_health_of_a_pool() {
+    let read = |spec: Value| {
+        let object = json!({"apiVersion": "fairlead.dev/v1alpha1", "kind": "AddressPool",
+            "metadata": {"name": "blue"}, "spec": spec});
+        pool(&serde_json::from_value(object).unwrap()).unwrap().health
+    };
+    assert_eq!(read(json!({"addresses": []})), RawHealth::default());
+    assert_eq!(read(json!({"addresses": [], "health": {}})), RawHealth::default());
+    let full = json!({"interval": "1s", "timeout": "400ms", "failureThreshold": 3, "successThreshold": 4});
+    let expected = RawHealth {
+        interval: Some("1s".into()),
+        timeout: Some("400ms".into()),
+        failure: Some(3),
+        success: Some(4),
+    };
+    assert_eq!(read(json!({"addresses": [], "health": full})), expected);
+}

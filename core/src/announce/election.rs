@@ -4,27 +4,59 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::record::{Candidacy, Records};
+use super::record::{Candidacy, LAST_RESORT, Records};
 use crate::model::NodeName;
 
-/// The owner of an address: the first of all live candidates in the order *not cordoned, heavier, newer claim, larger
-/// rendezvous hash, smaller name*. The claim makes the present owner stay; of two claims the newer one counts. `None`
-/// if no live node offers itself.
+/// The owner of an address: the first of all live candidates in the order *not cordoned, heavier, newer claim, heavier,
+/// larger rendezvous hash, smaller name*, where at first only the weight of those counts who have claimed the address or
+/// may take it over. The claim makes the present owner stay, except from preferred nodes that have been candidates for
+/// long enough; of two claims at the same weight the newer one counts. `None` if no live node offers itself.
 pub fn elect<'a>(address: IpAddr, records: &'a Records, live: &BTreeSet<NodeName>) -> Option<&'a NodeName> {
-    records
-        .iter()
-        .filter(|(node, _)| live.contains(*node))
-        .filter_map(|(node, record)| Some((node, record.candidacies.get(&address)?)))
+    candidates(address, records, live)
         .min_by_key(|(node, candidacy)| rank(address, node, candidacy))
         .map(|(node, _)| node)
 }
 
+/// Who has taken the address over from this node, whose candidacy is really this: the first of all live candidates that
+/// have a newer claim and would be elected before this node if it had none. A node that returns, with its old claim or
+/// with the right to take over that it had, finds out by this that its time as the owner is over.
+pub(super) fn successor<'a>(
+    address: IpAddr,
+    me: &NodeName,
+    own: Candidacy,
+    records: &'a Records,
+    live: &BTreeSet<NodeName>,
+) -> Option<&'a NodeName> {
+    let unclaimed = Candidacy { claim: None, ..own };
+    candidates(address, records, live)
+        .filter(|(node, candidacy)| *node != me && candidacy.claim > own.claim)
+        .filter(|(node, candidacy)| rank(address, node, candidacy) < rank(address, me, &unclaimed))
+        .min_by_key(|(node, candidacy)| rank(address, node, candidacy))
+        .map(|(node, _)| node)
+}
+
+fn candidates<'a>(
+    address: IpAddr,
+    records: &'a Records,
+    live: &BTreeSet<NodeName>,
+) -> impl Iterator<Item = (&'a NodeName, &'a Candidacy)> {
+    records
+        .iter()
+        .filter(|(node, _)| live.contains(*node))
+        .filter_map(move |(node, record)| Some((node, record.candidacies.get(&address)?)))
+}
+
 /// Smaller comes first. The order is total, so the order of the records has no influence.
 fn rank<'a>(address: IpAddr, node: &'a NodeName, candidacy: &Candidacy) -> impl Ord + use<'a> {
+    let Candidacy { weight, claim, .. } = *candidacy;
+    // A candidate that has no say in the first place comes after all that have, but before those who leave.
+    let counts = candidacy.preempts || claim.is_some() || weight == LAST_RESORT;
+    let effective = if counts { weight } else { LAST_RESORT + 1 };
     (
         candidacy.cordoned,
-        Reverse(candidacy.weight),
-        Reverse(candidacy.claim),
+        Reverse(effective),
+        Reverse(claim),
+        Reverse(weight),
         Reverse(rendezvous_hash(node, address)),
         node,
     )
@@ -102,6 +134,7 @@ mod tests {
     const PLAIN: Candidacy = Candidacy {
         cordoned: false,
         weight: 0,
+        preempts: false,
         claim: None,
     };
 
@@ -144,19 +177,49 @@ mod tests {
         }
     }
 
-    #[test]
-    fn each_criterion_comes_before_the_next() {
-        let heavy = |candidacy: Candidacy| Candidacy {
+    fn heavy(candidacy: Candidacy) -> Candidacy {
+        Candidacy {
             weight: 10,
             ..candidacy
-        };
+        }
+    }
+
+    fn preempting(candidacy: Candidacy) -> Candidacy {
+        Candidacy {
+            preempts: true,
+            ..candidacy
+        }
+    }
+
+    fn leaving(candidacy: Candidacy) -> Candidacy {
+        Candidacy {
+            cordoned: true,
+            weight: LAST_RESORT,
+            ..candidacy
+        }
+    }
+
+    #[test]
+    fn each_criterion_comes_before_the_next() {
         // Each pair: the first must win under both names, so that hash and name cannot decide.
         let table = [
-            (PLAIN, cordoned(heavy(claims(9)))),
-            (heavy(PLAIN), claims(9)),
+            (PLAIN, cordoned(preempting(heavy(claims(9))))),
+            (heavy(PLAIN), PLAIN),
+            // Weight alone takes nothing from an owner, but from a heavier owner nothing is taken either.
+            (claims(9), heavy(PLAIN)),
+            (preempting(heavy(PLAIN)), claims(9)),
+            (heavy(claims(9)), preempting(PLAIN)),
+            (heavy(claims(1)), preempting(heavy(PLAIN))),
+            (heavy(claims(1)), claims(2)),
+            // Whoever may take over was there for longer than who may not.
+            (preempting(heavy(PLAIN)), heavy(heavy(PLAIN))),
+            (preempting(PLAIN), heavy(PLAIN)),
             (claims(2), claims(1)),
             (claims(1), PLAIN),
             (cordoned(claims(1)), cordoned(PLAIN)),
+            (cordoned(PLAIN), leaving(claims(9))),
+            (cordoned(PLAIN), leaving(preempting(PLAIN))),
+            (leaving(claims(1)), leaving(PLAIN)),
         ];
         for (better, worse) in table {
             assert_eq!(
@@ -170,6 +233,30 @@ mod tests {
                 "{better:?} {worse:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_old_claim_ends_where_a_newer_one_would_stand() {
+        let ended = |own: Candidacy, other: Candidacy| {
+            let all = records(&[("me", own), ("b", other)]);
+            let live = all.keys().cloned().collect();
+            successor(vip(), &"me".into(), own, &all, &live).is_some()
+        };
+        assert!(ended(heavy(claims(1)), claims(2)));
+        assert!(ended(claims(1), claims(2)));
+        assert!(!ended(heavy(claims(2)), claims(1)) && !ended(heavy(claims(2)), claims(2)));
+        assert!(!ended(heavy(claims(2)), PLAIN));
+        // What this node may take over at any time it need not give back.
+        assert!(!ended(preempting(heavy(claims(1))), claims(2)));
+        assert!(ended(preempting(claims(1)), heavy(claims(2))));
+        // Nor is a claim worth anything whose owner must hand over.
+        assert!(!ended(claims(1), cordoned(claims(2))));
+        assert!(ended(cordoned(claims(1)), cordoned(claims(2))));
+        // Nor the dead.
+        let all = records(&[("me", heavy(claims(1))), ("b", claims(2))]);
+        let me = NodeName::from("me");
+        let live = BTreeSet::from([me.clone()]);
+        assert_eq!(successor(vip(), &me, heavy(claims(1)), &all, &live), None);
     }
 
     #[test]
@@ -210,14 +297,18 @@ mod tests {
         );
     }
 
+    fn weight() -> impl Strategy<Value = i32> {
+        prop_oneof![6 => -1i32..3, 1 => Just(LAST_RESORT)]
+    }
+
     proptest! {
         #[test]
         fn the_order_of_the_records_has_no_influence_and_the_winner_is_undominated(
-            entries in proptest::collection::btree_map("[a-e]{1,3}", (any::<bool>(), -1i32..2, proptest::option::of(0i64..4)), 1..8),
+            entries in proptest::collection::btree_map("[a-e]{1,3}", (any::<bool>(), weight(), any::<bool>(), proptest::option::of(0i64..4)), 1..8),
             dead in proptest::collection::btree_set("[a-e]{1,3}", 0..3),
         ) {
             let entries: Vec<(String, Candidacy)> = entries.into_iter()
-                .map(|(node, (cordoned, weight, claim))| (node, Candidacy { cordoned, weight, claim })).collect();
+                .map(|(node, (cordoned, weight, preempts, claim))| (node, Candidacy { cordoned, weight, preempts, claim })).collect();
             let all: Records = entries.iter().map(|(node, candidacy)| {
                 (NodeName(node.clone()), Record { candidacies: BTreeMap::from([(vip(), *candidacy)]), ..Record::default() })
             }).collect();
@@ -234,8 +325,11 @@ mod tests {
                 let best = all[owner].candidacies[&vip()];
                 for node in &live {
                     let other = all[node].candidacies[&vip()];
-                    prop_assert!((best.cordoned, Reverse(best.weight), Reverse(best.claim))
-                        <= (other.cordoned, Reverse(other.weight), Reverse(other.claim)));
+                    prop_assert!(best.cordoned <= other.cordoned);
+                    let counts = other.cordoned == best.cordoned && (other.preempts || other.claim.is_some());
+                    prop_assert!(!counts || best.weight >= other.weight, "{:?} {:?}", best, other);
+                    let equal = counts && other.weight == best.weight;
+                    prop_assert!(!equal || best.claim >= other.claim, "{:?} {:?}", best, other);
                 }
             }
         }

@@ -5,15 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{Advertisement, Config, Health};
+use crate::config::{Config, ConflictPolicy, Health};
 use crate::endpoints::Endpoints;
 use crate::model::{Family, Node, NodeName, Service, ServiceKey, ServiceType, Slice, TrafficPolicy};
 use crate::ownership::{Owner, Ownership};
 use crate::reason::{Reason, Refusal};
-use crate::selector;
+
+mod offers;
+
+use offers::{Offer, Offers};
 
 /// A network interface of this node that could carry announcements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,8 +83,13 @@ pub struct Candidate {
     pub interfaces: BTreeSet<String>,
     /// The node is cordoned: it comes after those that are not.
     pub cordoned: bool,
-    /// Preference for this node.
+    /// Preference for this node: that of the advertisement which prefers it most.
     pub weight: i32,
+    /// After what time without a break as a candidate this node may take the address over from one that it is preferred
+    /// to; `None` is never. Said by the same advertisement; where several prefer it equally, the shortest.
+    pub preempt_after: Option<Duration>,
+    /// What to do when another machine uses the address. One advertisement that says `Yield` is enough.
+    pub conflict: ConflictPolicy,
 }
 
 /// What [`evaluate`] found about one address.
@@ -93,7 +102,7 @@ pub struct Evaluation {
     /// What to probe: one target for each Service, less what they have in common. Filled as soon as all filters but
     /// the probes are passed, so that a node that could become the owner is probed all the time.
     pub probes: BTreeSet<ProbeTarget>,
-    /// How its pool wants them probed.
+    /// How to probe: as the pool of the address says.
     pub health: Health,
 }
 
@@ -132,22 +141,20 @@ pub fn group_slices<'a>(slices: impl IntoIterator<Item = &'a Slice>) -> BTreeMap
 
 /// Applies the filters to every owned address, in the order of the announcement reasons in [`Reason`].
 pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
+    let offers = Offers::new(view);
     view.ownership
         .owners
         .iter()
         .map(|(&address, owner)| {
             let mut probes = BTreeSet::new();
-            let outcome = filter(view, address, owner, &mut probes);
+            let outcome = filter(view, &offers, address, owner, &mut probes);
             let keys = owner.services.iter().map(|(service, _)| service.key.clone());
+            let pool = view.config.pools.get(owner.pool);
             let evaluation = Evaluation {
                 services: keys.collect(),
                 outcome,
                 probes,
-                health: view
-                    .config
-                    .pools
-                    .get(owner.pool)
-                    .map_or_else(Health::default, |pool| pool.health),
+                health: pool.map(|pool| pool.health).unwrap_or_default(),
             };
             (address, evaluation)
         })
@@ -156,12 +163,12 @@ pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
 
 fn filter(
     view: &View,
+    offers: &Offers,
     address: IpAddr,
     owner: &Owner,
     probes: &mut BTreeSet<ProbeTarget>,
 ) -> Result<Candidate, Refusal> {
-    let pool = owner.pool;
-    let advertisements = advertised(view, pool)?;
+    let advertised = offers.advertised(owner)?;
     if view.leaving {
         return refuse(Reason::Leaving, "the installation is being removed");
     }
@@ -171,18 +178,23 @@ fn filter(
             format!("there is no Node object named {}", view.me),
         );
     };
-    let selected: Vec<&Advertisement> = advertisements
+    let selected: Vec<&Offer> = advertised
         .into_iter()
-        .filter(|advertisement| selector::any_matches(&advertisement.nodes, &node.labels))
+        .filter(|offer| offer.selects_node)
         .collect();
     if selected.is_empty() {
         let message = format!(
-            "no L2Advertisement of AddressPool {pool} selects node {}",
-            view.me
+            "no L2Advertisement of AddressPool {} selects node {}",
+            owner.pool, view.me
         );
         return refuse(Reason::NodeNotSelected, message);
     }
-    let interfaces = interfaces(view, address, &selected)?;
+    let family = Family::of(address);
+    if !view.families.contains(&family) {
+        let message = format!("this version does not announce {family} addresses");
+        return refuse(Reason::NoInterface, message);
+    }
+    let interfaces = offers::interfaces(address, &selected)?;
     node_takes_part(view.me, node)?;
     let services = served(view, address, owner)?;
     match view.data_path.get(&address) {
@@ -204,74 +216,18 @@ fn filter(
     }
     probes.extend(questions.iter().map(|(_, target)| target.clone()));
     answered(view, &questions)?;
+    let (weight, preempt_after) = offers::preference(&selected);
     Ok(Candidate {
         interfaces,
         cordoned: node.cordoned,
-        weight: 0,
+        weight,
+        preempt_after,
+        conflict: offers::conflict(&selected),
     })
 }
 
 fn refuse<T>(reason: Reason, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::new(reason, message))
-}
-
-fn advertised<'a>(view: &View<'a>, pool: &'a str) -> Result<Vec<&'a Advertisement>, Refusal> {
-    let advertisements: Vec<&Advertisement> = view.config.advertisements_of(pool).collect();
-    if advertisements.is_empty() {
-        return refuse(
-            Reason::NoAdvertisement,
-            format!("no L2Advertisement selects AddressPool {pool}"),
-        );
-    }
-    Ok(advertisements)
-}
-
-/// The usable interfaces of all advertisements that select this node.
-fn interfaces(
-    view: &View,
-    address: IpAddr,
-    advertisements: &[&Advertisement],
-) -> Result<BTreeSet<String>, Refusal> {
-    let family = Family::of(address);
-    if !view.families.contains(&family) {
-        return refuse(
-            Reason::NoInterface,
-            format!("this version does not announce {family} addresses"),
-        );
-    }
-    let mut usable = BTreeSet::new();
-    let mut named = Vec::new();
-    let mut by_subnet = false;
-    for advertisement in advertisements {
-        if advertisement.interfaces.is_empty() {
-            by_subnet = true;
-            let on_link = |interface: &Interface| interface.subnets.iter().any(|net| net.contains(&address));
-            usable.extend(
-                view.interfaces
-                    .iter()
-                    .filter(|(_, interface)| interface.up && on_link(interface))
-                    .map(|(name, _)| name.clone()),
-            );
-        }
-        for name in &advertisement.interfaces {
-            named.push(name.as_str());
-            if view.interfaces.get(name).is_some_and(|interface| interface.up) {
-                usable.insert(name.clone());
-            }
-        }
-    }
-    if !usable.is_empty() {
-        return Ok(usable);
-    }
-    if named.is_empty() {
-        let message = format!("no interface that is up has a subnet with {address}");
-        return refuse(Reason::AddressNotOnLink, message);
-    }
-    let mut message = format!("no interface named {} is up", named.join(" or "));
-    if by_subnet {
-        message += &format!(", and none that is up has a subnet with {address}");
-    }
-    refuse(Reason::NoInterface, message)
 }
 
 fn node_takes_part(me: &NodeName, node: &Node) -> Result<(), Refusal> {

@@ -8,13 +8,17 @@
 //! | another | no | stay silent |
 //! | nobody (my record is not out yet) | yes | go on |
 //!
+//! A node that is preferred takes an address over from another only once it has been a candidate for as long as the
+//! advertisement demands. That holds for a node that returns with the claim of its former life, too: if a newer claim
+//! stands that it could not take over from, the owner of that one counts as elected.
+//!
 //! A node that is not eligible stops at once, whoever is elected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::election::{elect, highest_claim};
+use super::election::{elect, highest_claim, successor};
 use super::eligibility::Candidate;
 use super::record::{Candidacy, LAST_RESORT, Record, Records};
 use crate::model::NodeName;
@@ -40,6 +44,8 @@ pub struct Input<'a> {
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// [`Plan::offered`] of the last plan.
     pub offered: &'a BTreeMap<IpAddr, Duration>,
+    /// [`Plan::eligible_since`] of the last plan.
+    pub eligible_since: &'a BTreeMap<IpAddr, Duration>,
     /// This speaker is shutting down: it offers itself only where nobody else does.
     pub departing: bool,
     /// Now, on any monotonic clock.
@@ -114,10 +120,18 @@ pub struct Plan {
     pub held: BTreeMap<IpAddr, Hold>,
     /// Since when this node's candidacies have been out; goes into the next plan.
     pub offered: BTreeMap<IpAddr, Duration>,
+    /// Since when this node has passed every filter without a break; goes into the next plan.
+    pub eligible_since: BTreeMap<IpAddr, Duration>,
     /// What to publish.
     pub candidacies: BTreeMap<IpAddr, Candidacy>,
     /// When to plan again although nothing changes.
     pub wake: Option<Duration>,
+}
+
+impl Plan {
+    fn wake_at(&mut self, at: Option<Duration>) {
+        self.wake = [self.wake, at].into_iter().flatten().min();
+    }
 }
 
 /// Decides for every candidate address. An address that is not in `input.candidates` is not announced.
@@ -125,42 +139,56 @@ pub fn plan(input: &Input) -> Plan {
     let mut plan = Plan::default();
     let own = input.published.get(input.me);
     for (&address, candidate) in input.candidates {
+        let since = input.eligible_since.get(&address).copied().unwrap_or(input.now);
+        plan.eligible_since.insert(address, since);
+        // Who is not preferred has nothing to take over for.
+        let preempts_at = candidate
+            .preempt_after
+            .filter(|_| candidate.weight > 0 && !input.departing);
+        let preempts_at = preempts_at.map(|after| since.saturating_add(after));
+        let preempts = preempts_at.is_some_and(|at| input.now >= at);
+        plan.wake_at(preempts_at.filter(|_| !preempts));
         let out = own.is_some_and(|record| record.candidacies.contains_key(&address));
         let offered = out.then(|| input.offered.get(&address).copied().unwrap_or(input.now));
-        let (standing, hold) = stand(input, address, offered);
+        let (standing, hold) = stand(input, address, offered, preempts);
         if let Some(since) = offered {
             plan.offered.insert(address, since);
             if standing == Standing::Standby(None) {
-                plan.wake = [plan.wake, Some(since + SETTLE)].into_iter().flatten().min();
+                plan.wake_at(Some(since + SETTLE));
             }
         }
         let claim = standing.claim();
         plan.candidacies.insert(
             address,
             Candidacy {
-                preempts: false,
                 cordoned: candidate.cordoned || input.departing,
                 weight: if input.departing {
                     LAST_RESORT
                 } else {
                     candidate.weight
                 },
+                preempts,
                 claim,
             },
         );
         plan.standings.insert(address, standing);
         if let Some(hold) = hold {
             let wake = hold.losing.as_ref().map(|losing| losing.since + YIELD_LIMIT);
-            plan.wake = [plan.wake, wake].into_iter().flatten().min();
+            plan.wake_at(wake);
             plan.held.insert(address, hold);
         }
     }
     plan
 }
 
-fn stand(input: &Input, address: IpAddr, offered: Option<Duration>) -> (Standing, Option<Hold>) {
-    let elected = elect(address, input.published, input.live);
+fn stand(
+    input: &Input,
+    address: IpAddr,
+    offered: Option<Duration>,
+    preempts: bool,
+) -> (Standing, Option<Hold>) {
     let held = input.held.get(&address);
+    let elected = elected(input, address, held, preempts);
     let owner = |claim| (Standing::Owner { claim }, Some(Hold { claim, losing: None }));
     match (elected, held) {
         (Some(node), Some(hold)) if node == input.me => {
@@ -208,6 +236,28 @@ fn stand(input: &Input, address: IpAddr, offered: Option<Duration>) -> (Standing
     }
 }
 
+/// The elected owner as the records say, unless that is this node for the sake of something that its own record says and
+/// that is over: a claim that another's followed, a right to take over that it has no more.
+fn elected<'a>(
+    input: &Input<'a>,
+    address: IpAddr,
+    held: Option<&Hold>,
+    preempts: bool,
+) -> Option<&'a NodeName> {
+    let elected = elect(address, input.published, input.live)?;
+    if elected != input.me {
+        return Some(elected);
+    }
+    let published = input.published[elected].candidacies[&address];
+    let own = Candidacy {
+        preempts: published.preempts && preempts,
+        claim: held.map_or(published.claim, |hold| Some(hold.claim)),
+        ..published
+    };
+    let successor = successor(address, input.me, own, input.published, input.live);
+    Some(successor.unwrap_or(elected))
+}
+
 /// Does any live node other than this one offer itself for the address?
 pub fn has_rival(address: IpAddr, me: &NodeName, published: &Records, live: &BTreeSet<NodeName>) -> bool {
     published
@@ -226,8 +276,8 @@ mod tests {
     fn candidacy(cordoned: bool, claim: Option<i64>) -> Candidacy {
         Candidacy {
             cordoned,
-            weight: 0,
             claim,
+            ..Candidacy::default()
         }
     }
 
@@ -250,6 +300,7 @@ mod tests {
             published: &published,
             held: &held.map(|hold| (vip(), hold)).into_iter().collect(),
             offered: &BTreeMap::from([(vip(), Duration::ZERO)]),
+            eligible_since: &BTreeMap::new(),
             departing: false,
             now: Duration::from_secs(now),
         });
@@ -415,6 +466,7 @@ mod tests {
                 live: &BTreeSet::from([me.clone()]),
                 held: &BTreeMap::new(),
                 offered,
+                eligible_since: &BTreeMap::new(),
                 departing: false,
                 now,
             })
@@ -440,6 +492,114 @@ mod tests {
     }
 
     #[test]
+    fn a_preferred_node_takes_over_when_it_has_been_a_candidate_for_long_enough() {
+        let me = NodeName::from("me");
+        let second = Duration::from_secs;
+        let candidate = |weight, after| Candidate {
+            weight,
+            preempt_after: after,
+            ..Candidate::default()
+        };
+        let owned = Candidacy {
+            claim: Some(4),
+            ..Candidacy::default()
+        };
+        let planned =
+            |candidate: Candidate, own: Candidacy, eligible_since: &BTreeMap<_, _>, departing, now| {
+                let record = |candidacy| Record {
+                    candidacies: BTreeMap::from([(vip(), candidacy)]),
+                    ..Record::default()
+                };
+                let published = Records::from([(me.clone(), record(own)), ("peer".into(), record(owned))]);
+                plan(&Input {
+                    me: &me,
+                    candidates: &BTreeMap::from([(vip(), candidate)]),
+                    live: &published.keys().cloned().collect(),
+                    published: &published,
+                    held: &BTreeMap::new(),
+                    offered: &BTreeMap::new(),
+                    eligible_since,
+                    departing,
+                    now,
+                })
+            };
+        let own = Candidacy {
+            weight: 10,
+            ..Candidacy::default()
+        };
+        let never = BTreeMap::new();
+        let after = Some(second(60));
+        let first = planned(candidate(10, after), own, &never, false, second(5));
+        assert_eq!(first.eligible_since[&vip()], second(5));
+        assert_eq!(
+            (first.candidacies[&vip()].preempts, first.wake),
+            (false, Some(second(65)))
+        );
+        let early = planned(
+            candidate(10, after),
+            own,
+            &first.eligible_since,
+            false,
+            second(64),
+        );
+        assert_eq!(
+            (early.candidacies[&vip()].preempts, early.wake),
+            (false, Some(second(65)))
+        );
+        let due = planned(
+            candidate(10, after),
+            own,
+            &early.eligible_since,
+            false,
+            second(65),
+        );
+        assert_eq!((due.candidacies[&vip()].preempts, due.wake), (true, None));
+        assert!(
+            matches!(due.standings[&vip()], Standing::Standby(Some(_))),
+            "not out yet"
+        );
+        let own = due.candidacies[&vip()];
+        let out = planned(candidate(10, after), own, &due.eligible_since, false, second(66));
+        assert_eq!(out.standings[&vip()], owner(5));
+        // What an earlier process published gives no right.
+        let again = planned(candidate(10, after), own, &never, false, second(66));
+        assert_eq!(again.standings[&vip()], Standing::Standby(Some("peer".into())));
+        for (candidate, departing) in [
+            (candidate(10, None), false),
+            (candidate(0, after), false),
+            (candidate(10, after), true),
+        ] {
+            let plan = planned(
+                candidate,
+                Candidacy::default(),
+                &first.eligible_since,
+                departing,
+                second(1000),
+            );
+            assert_eq!((plan.candidacies[&vip()].preempts, plan.wake), (false, None));
+        }
+    }
+
+    #[test]
+    fn a_claim_that_another_followed_is_over() {
+        let heavy = |claim| Candidacy {
+            weight: 10,
+            ..candidacy(false, Some(claim))
+        };
+        let published = [("me", heavy(3)), ("peer", candidacy(false, Some(4)))];
+        let standby = Standing::Standby(Some("peer".into()));
+        assert_eq!(planned(hold(3), &published, 10).0, standby);
+        assert_eq!(
+            planned(None, &published, 10).0,
+            standby,
+            "its own record has come back late"
+        );
+        assert_eq!(planned(hold(5), &published, 10).0, owner(5));
+        let published = [("me", heavy(3)), ("peer", candidacy(true, Some(4)))];
+        assert_eq!(planned(hold(3), &published, 10).0, owner(5));
+    }
+
+    #[test]
     fn what_is_not_eligible_is_not_announced() {
         let me = NodeName::from("me");
         let record = Record {
@@ -453,6 +613,7 @@ mod tests {
             live: &BTreeSet::from([me.clone()]),
             held: &Hold::continued(&record),
             offered: &BTreeMap::new(),
+            eligible_since: &BTreeMap::new(),
             departing: false,
             now: Duration::ZERO,
         });
@@ -473,6 +634,7 @@ mod tests {
             live: &BTreeSet::from([me.clone()]),
             held: &Hold::continued(&claimed),
             offered: &BTreeMap::new(),
+            eligible_since: &BTreeMap::new(),
             departing: true,
             now: Duration::ZERO,
         });

@@ -26,7 +26,7 @@ pub struct Candidacy {
     pub cordoned: bool,
     /// Preference for this node; higher comes first.
     pub weight: i32,
-    /// The node has been eligible for long enough to take the address over from a less preferred one.
+    /// The node may take the address over from one that it is preferred to.
     pub preempts: bool,
     /// Present while the node announces the address: the epoch of its claim.
     pub claim: Option<i64>,

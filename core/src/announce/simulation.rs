@@ -9,6 +9,11 @@ use proptest::prelude::*;
 use super::{Candidacy, Candidate, Hold, Input, Record, Records, elect, plan};
 use crate::model::NodeName;
 
+/// How long messages take while a cluster settles.
+const ROUND: Duration = Duration::from_millis(50);
+/// The longest time after which a preferred node takes over.
+const PREEMPT_MOST: Duration = Duration::from_millis(300);
+
 #[derive(Clone, Debug, Default)]
 struct Speaker {
     name: String,
@@ -16,8 +21,11 @@ struct Speaker {
     eligible: bool,
     cordoned: bool,
     departing: bool,
+    weight: i32,
+    preempt_after: Option<Duration>,
     held: BTreeMap<IpAddr, Hold>,
     offered: BTreeMap<IpAddr, Duration>,
+    eligible_since: BTreeMap<IpAddr, Duration>,
     /// What it would publish now.
     wanted: Record,
     /// What it has published; the others see this, or something older.
@@ -41,6 +49,8 @@ struct Cluster {
 enum Event {
     Eligible(usize, bool),
     Cordon(usize, bool),
+    /// Its weight, and after how many milliseconds it may take over.
+    Prefer(usize, i32, Option<u64>),
     Depart(usize),
     Crash(usize),
     Start(usize),
@@ -89,6 +99,11 @@ impl Cluster {
                 let n = self.index(n);
                 self.speakers[n].cordoned = yes;
             }
+            Event::Prefer(n, weight, after) => {
+                let n = self.index(n);
+                self.speakers[n].weight = weight;
+                self.speakers[n].preempt_after = after.map(Duration::from_millis);
+            }
             Event::Depart(n) => {
                 let n = self.index(n);
                 self.speakers[n].departing = true;
@@ -117,6 +132,7 @@ impl Cluster {
                 speaker.dead.clear();
                 speaker.held = Hold::continued(&speaker.published);
                 speaker.offered.clear();
+                speaker.eligible_since.clear();
                 speaker.wanted = Record {
                     incarnation: speaker.published.incarnation + 1,
                     ..Record::default()
@@ -133,6 +149,8 @@ impl Cluster {
         let me = NodeName(speaker.name.clone());
         let candidate = Candidate {
             cordoned: speaker.cordoned,
+            weight: speaker.weight,
+            preempt_after: speaker.preempt_after,
             ..Candidate::default()
         };
         let live = speaker
@@ -152,6 +170,7 @@ impl Cluster {
             live: &live,
             held: &speaker.held,
             offered: &speaker.offered,
+            eligible_since: &speaker.eligible_since,
             departing: speaker.departing,
             now: self.now,
         });
@@ -161,6 +180,7 @@ impl Cluster {
         }
         speaker.held = next.held;
         speaker.offered = next.offered;
+        speaker.eligible_since = next.eligible_since;
         speaker.wanted.candidacies = next.candidacies;
     }
 
@@ -180,7 +200,13 @@ impl Cluster {
                 let record = self.speakers[from].published.clone();
                 if record.incarnation > 0 {
                     let name = NodeName(self.speakers[from].name.clone());
-                    self.speakers[to].seen.insert(name, record);
+                    let stamp = |record: &Record| (record.incarnation, record.sequence);
+                    let to = &mut self.speakers[to];
+                    // A new record is a sign of life.
+                    if to.seen.get(&name).is_none_or(|old| stamp(old) != stamp(&record)) {
+                        to.dead.remove(&name);
+                    }
+                    to.seen.insert(name, record);
                 }
             }
             Step::Detect(observer, observed) => {
@@ -206,33 +232,37 @@ impl Cluster {
         (0..self.speakers.len()).filter(able).collect()
     }
 
+    /// Lets every message arrive, and some time pass.
+    fn round(&mut self) {
+        let all = 0..self.speakers.len();
+        for n in all.clone() {
+            self.evaluate(n);
+            self.step(&Step::Publish(n));
+        }
+        for to in all.clone() {
+            for from in all.clone() {
+                self.step(&Step::Deliver(to, from));
+                self.step(&Step::Detect(to, from));
+            }
+        }
+        for n in all {
+            self.evaluate(n);
+        }
+        self.now += ROUND;
+    }
+
     /// Lets every message arrive until nothing has changed for longer than anybody waits for anything.
     fn settle(&mut self) {
         let mut unchanged = Duration::ZERO;
         for _ in 0..200 {
             let before = self.visible();
-            let all = 0..self.speakers.len();
-            for n in all.clone() {
-                self.evaluate(n);
-                self.step(&Step::Publish(n));
-            }
-            for to in all.clone() {
-                for from in all.clone() {
-                    self.step(&Step::Deliver(to, from));
-                    self.step(&Step::Detect(to, from));
-                }
-            }
-            for n in all {
-                self.evaluate(n);
-            }
-            let round = Duration::from_millis(50);
-            self.now += round;
+            self.round();
             if before != self.visible() {
                 unchanged = Duration::ZERO;
                 continue;
             }
-            unchanged += round;
-            if unchanged > super::SETTLE * 2 {
+            unchanged += ROUND;
+            if unchanged > (super::SETTLE + PREEMPT_MOST) * 2 {
                 return;
             }
         }
@@ -242,6 +272,17 @@ impl Cluster {
     fn visible(&self) -> Vec<(BTreeMap<IpAddr, Hold>, BTreeMap<IpAddr, Candidacy>)> {
         let one = |speaker: &Speaker| (speaker.held.clone(), speaker.published.candidacies.clone());
         self.speakers.iter().map(one).collect()
+    }
+
+    /// Is there a candidate that is preferred to the owner and takes over for that, now or in its time?
+    fn outweighed(&self, owner: usize) -> bool {
+        let owner = &self.speakers[owner];
+        let takes_over = |n: &usize| {
+            let other = &self.speakers[*n];
+            let stays = !other.departing && (owner.cordoned || !other.cordoned);
+            stays && other.preempt_after.is_some() && other.weight > owner.weight
+        };
+        self.candidates().iter().any(takes_over)
     }
 
     /// What must hold whenever all have the same view.
@@ -265,6 +306,10 @@ impl Cluster {
         };
         let best = candidates.iter().map(|n| rank(*n)).min();
         assert_eq!(Some(rank(owner)), best, "a better node is passed over: {self:#?}");
+        assert!(
+            !self.outweighed(owner),
+            "a preferred node is passed over: {self:#?}"
+        );
         for n in candidates {
             let speaker = &self.speakers[n];
             let live = speaker
@@ -287,6 +332,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (n.clone(), any::<bool>()).prop_map(|(n, yes)| Event::Eligible(n, yes)),
         3 => (n.clone(), any::<bool>()).prop_map(|(n, yes)| Event::Cordon(n, yes)),
+        3 => (n.clone(), 0..4, proptest::option::weighted(0.7, 0..=PREEMPT_MOST.as_millis() as u64))
+            .prop_map(|(n, weight, after)| Event::Prefer(n, weight, after)),
         1 => n.clone().prop_map(Event::Depart),
         2 => n.clone().prop_map(Event::Crash),
         3 => n.prop_map(Event::Start),
@@ -365,10 +412,11 @@ proptest! {
         cluster.settle();
         cluster.check_settled();
         let after = cluster.announcers().first().copied();
-        // Cordon, departure or failure of the owner, or the arrival of a first uncordoned candidate.
+        // Cordon, departure or failure of the owner, or the arrival of a first uncordoned or of a preferred candidate.
         let stays = owner.is_some_and(|n| {
             let speaker = &cluster.speakers[n];
-            !fails && !speaker.departing && (!speaker.cordoned || cluster.candidates().iter().all(|c| cluster.speakers[*c].cordoned))
+            let all_cordoned = || cluster.candidates().iter().all(|c| cluster.speakers[*c].cordoned);
+            !fails && !speaker.departing && !cluster.outweighed(n) && (!speaker.cordoned || all_cordoned())
         });
         if stays {
             prop_assert_eq!(after, owner);
@@ -462,5 +510,46 @@ proptest! {
             prop_assert_eq!(cluster.announcers(), vec![owner]);
             prop_assert_eq!(cluster.claims, 0);
         }
+    }
+    /// A preferred node that returns takes the address back when it has been a candidate for long enough, or never, and
+    /// that costs one change of owner. What it claimed in its former life gives it no right to come back sooner.
+    #[test]
+    fn a_preferred_node_returns_in_its_time(
+        size in 2usize..=10, last in 1u8.., after in proptest::option::of(0..=PREEMPT_MOST.as_millis() as u64),
+        crash in any::<bool>(), steps in proptest::collection::vec(step(), 0..100),
+    ) {
+        let mut cluster = Cluster::new(size, last);
+        for n in 0..size {
+            cluster.apply(&Event::Start(n));
+            cluster.apply(&Event::Eligible(n, true));
+        }
+        let preferred = last as usize % size;
+        cluster.apply(&Event::Prefer(preferred, 3, after));
+        cluster.settle();
+        cluster.check_settled();
+        prop_assert_eq!(cluster.announcers(), vec![preferred], "nobody had it before");
+        cluster.apply(&if crash { Event::Crash(preferred) } else { Event::Eligible(preferred, false) });
+        cluster.settle();
+        cluster.check_settled();
+        let deputy = cluster.announcers()[0];
+        cluster.claims = 0;
+        cluster.apply(&if crash { Event::Start(preferred) } else { Event::Eligible(preferred, true) });
+        cluster.evaluate(preferred);
+        let earliest = after.map(|after| cluster.now + Duration::from_millis(after));
+        let early = |cluster: &Cluster| earliest.is_none_or(|earliest| cluster.now < earliest);
+        let waits = |step: &&Step| !matches!(step, Step::Wait(_));
+        for step in steps.iter().filter(waits) {
+            cluster.step(step);
+            prop_assert!(!early(&cluster) || cluster.announcers() == vec![deputy], "after {step:?}: {cluster:#?}");
+        }
+        for _ in 0..10 {
+            let early = early(&cluster);
+            cluster.round();
+            prop_assert!(!early || cluster.announcers() == vec![deputy], "{cluster:#?}");
+        }
+        cluster.settle();
+        cluster.check_settled();
+        let (owner, claims) = if after.is_some() { (preferred, 1) } else { (deputy, 0) };
+        prop_assert_eq!((cluster.announcers(), cluster.claims), (vec![owner], claims));
     }
 }

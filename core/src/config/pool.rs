@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Health;
+use super::health::{self, Health, RawHealth};
 use crate::range::{IpRange, RangeMap};
 use crate::reason::{Reason, Refusal};
 use crate::selector::Selector;
@@ -31,6 +31,8 @@ pub struct RawPool {
     pub external_ips: Result<Option<Access>, String>,
     /// `spec.onRemove`.
     pub on_remove: OnRemove,
+    /// `spec.health`.
+    pub health: RawHealth,
     /// `status.cidrs`: the addresses of the spec as the controller saw it last.
     pub published: Vec<String>,
     /// `status.retained`: addresses that left the spec while Services had them.
@@ -51,6 +53,7 @@ impl Default for RawPool {
             allocation: Ok(Allocation::default()),
             external_ips: Ok(None),
             on_remove: OnRemove::Keep,
+            health: RawHealth::default(),
             published: Vec::new(),
             retained: Vec::new(),
         }
@@ -189,6 +192,7 @@ fn accept(raw: &RawPool, taken: &RangeMap<String>, pool: &mut Pool) -> Result<Ve
         .external_ips
         .clone()
         .map_err(|error| selector("spec.externalIPs", &error))?;
+    pool.health = health::check(&raw.health).map_err(|error| Refusal::new(Reason::InvalidField, error))?;
     let mut own = RangeMap::default();
     for (index, range) in ranges.iter().enumerate() {
         if let Some((other, _)) = own.overlapping(*range).next() {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::selector::Selector;
+use std::time::Duration;
 
 fn pool(name: &str, created: i64, addresses: &[&str]) -> RawPool {
     RawPool {
@@ -13,8 +15,7 @@ fn advertisement(name: &str, pools: &[&str]) -> RawAdvertisement {
     RawAdvertisement {
         name: name.into(),
         pools: pools.iter().map(|p| (*p).to_owned()).collect(),
-        nodes: Ok(vec![]),
-        interfaces: vec![],
+        ..RawAdvertisement::default()
     }
 }
 
@@ -70,6 +71,161 @@ fn an_unreadable_selector_sets_the_advertisement_aside() {
     assert_eq!(
         compiled.verdicts[&ConfigObject::Advertisement("x".into())].reason,
         Reason::InvalidSelector
+    );
+}
+
+#[test]
+fn an_advertisement_without_fields_has_the_defaults() {
+    let compiled = compile(&[], &[advertisement("x", &[])]);
+    let checked = &compiled.config.advertisements["x"];
+    assert_eq!(checked.preempt_after, Some(Duration::from_secs(300)));
+    assert_eq!(checked.conflict, ConflictPolicy::Defend);
+    assert!(!checked.interfaces.is_explicit());
+    assert_eq!(checked.weight(&BTreeMap::new()), 0);
+}
+
+#[test]
+fn a_field_that_cannot_be_read_sets_the_advertisement_aside_and_no_other() {
+    let base = || advertisement("bad", &[]);
+    let preferring = |weight| {
+        let nodes = Selector::default();
+        Ok(vec![
+            Preference {
+                weight: 1,
+                nodes: nodes.clone(),
+            },
+            Preference { weight, nodes },
+        ])
+    };
+    let interfaces = |entry: &str| vec!["eth0".to_owned(), entry.to_owned()];
+    let after = |text: &str| Some(text.to_owned());
+    let table = [
+        (
+            RawAdvertisement {
+                interfaces: interfaces("a/b"),
+                ..base()
+            },
+            "spec.interfaces[1]: \"a/b\"",
+        ),
+        (
+            RawAdvertisement {
+                interfaces: interfaces("!"),
+                ..base()
+            },
+            "spec.interfaces[1]: \"!\"",
+        ),
+        (
+            RawAdvertisement {
+                preempt_after: after("later"),
+                ..base()
+            },
+            "spec.preemptAfter: \"later\"",
+        ),
+        (
+            RawAdvertisement {
+                preempt_after: after("never"),
+                ..base()
+            },
+            "spec.preemptAfter: \"never\"",
+        ),
+        (
+            RawAdvertisement {
+                preempt_after: after("25h"),
+                ..base()
+            },
+            "spec.preemptAfter: \"25h\"",
+        ),
+        (
+            RawAdvertisement {
+                preferred: preferring(0),
+                ..base()
+            },
+            "spec.preferredNodeSelectors[1].weight: 0",
+        ),
+        (
+            RawAdvertisement {
+                preferred: preferring(101),
+                ..base()
+            },
+            "spec.preferredNodeSelectors[1].weight: 101",
+        ),
+        (
+            RawAdvertisement {
+                preferred: Err("[0]: odd".into()),
+                ..base()
+            },
+            "spec.preferredNodeSelectors: [0]: odd",
+        ),
+        (
+            RawAdvertisement {
+                services: Err("odd".into()),
+                ..base()
+            },
+            "spec.serviceSelectors: odd",
+        ),
+    ];
+    for (raw, expected) in table {
+        let compiled = compile(&[], &[raw, advertisement("good", &[])]);
+        assert_eq!(
+            compiled.config.advertisements.keys().collect::<Vec<_>>(),
+            ["good"]
+        );
+        let verdict = &compiled.verdicts[&ConfigObject::Advertisement("bad".into())];
+        assert!([Reason::InvalidField, Reason::InvalidSelector].contains(&verdict.reason));
+        assert!(verdict.message.starts_with(expected), "{verdict:?}");
+    }
+}
+
+#[test]
+fn matching_preferences_add_up() {
+    use crate::selector::Requirement;
+    let with = |weight, label: &str| Preference {
+        weight,
+        nodes: Selector(vec![Requirement::Exists(label.into())]),
+    };
+    let raw = RawAdvertisement {
+        preferred: Ok(vec![with(10, "a"), with(100, "b"), with(7, "a")]),
+        preempt_after: Some("Never".into()),
+        ..advertisement("x", &[])
+    };
+    let checked = &compile(&[], &[raw]).config.advertisements["x"];
+    let labels = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| ((*name).to_owned(), String::new()))
+            .collect()
+    };
+    assert_eq!(checked.weight(&labels(&["a"])), 17);
+    assert_eq!(checked.weight(&labels(&["a", "b"])), 117);
+    assert_eq!(checked.preempt_after, None);
+    let endless = Advertisement {
+        preferred: vec![with(i32::MAX, "a"), with(1, "a")],
+        ..checked.clone()
+    };
+    assert_eq!(endless.weight(&labels(&["a"])), i32::MAX);
+}
+
+#[test]
+fn a_pool_whose_health_cannot_be_read_is_set_aside() {
+    let with = |interval: &str| RawPool {
+        health: RawHealth {
+            interval: Some(interval.into()),
+            ..RawHealth::default()
+        },
+        ..pool("a", 1, &["192.0.2.0/24"])
+    };
+    let compiled = compile(&[with("1s")], &[]);
+    assert_eq!(
+        compiled.config.pools["a"].health.interval,
+        Some(Duration::from_secs(1))
+    );
+    let compiled = compile(&[with("1ms")], &[]);
+    assert!(compiled.config.pools.is_empty());
+    let verdict = &compiled.verdicts[&ConfigObject::Pool("a".into())];
+    assert_eq!(verdict.reason, Reason::InvalidField);
+    assert!(
+        verdict.message.starts_with("spec.health.interval: \"1ms\""),
+        "{verdict:?}"
     );
 }
 

@@ -400,6 +400,15 @@ fn pools(rows: &mut Rows<'_>) {
         let spec = json!({"addresses": ["198.51.100.0/28"], "allocation": {"namespaceSelector": selector}});
         rows.pool(spec, Refused("namespaceSelector"));
         rows.advertisement(json!({"nodeSelectors": [selector]}), Refused("nodeSelectors"));
+        rows.advertisement(
+            json!({"serviceSelectors": [selector]}),
+            Refused("serviceSelectors"),
+        );
+        let preference = json!({"weight": 5, "preference": selector});
+        rows.advertisement(
+            json!({"preferredNodeSelectors": [preference]}),
+            Refused("preferredNodeSelectors"),
+        );
     }
     for n in 0..12 {
         rows.advertisement(
@@ -413,8 +422,39 @@ fn pools(rows: &mut Rows<'_>) {
         json!({"addressPools": "blue"}),
         json!({"interfaces": ["a/b"]}),
         json!({"interfaces": ["sixteen-letters-"]}),
+        json!({"interfaces": ["!"]}),
+        json!({"interfaces": ["!!eth0"]}),
+        json!({"interfaces": ["eth[0-9]"]}),
+        json!({"interfaces": vec!["!eth*"; 65]}),
+        json!({"preemptAfter": ""}),
+        json!({"preemptAfter": "5"}),
+        json!({"preemptAfter": "never"}),
+        json!({"preemptAfter": "-1s"}),
+        json!({"preemptAfter": "25h"}),
+        json!({"preemptAfter": 300}),
+        json!({"conflictPolicy": "Ignore"}),
+        json!({"preferredNodeSelectors": [{"weight": 0, "preference": {}}]}),
+        json!({"preferredNodeSelectors": [{"weight": 101, "preference": {}}]}),
+        json!({"preferredNodeSelectors": [{"weight": 5}]}),
+        json!({"preferredNodeSelectors": vec![json!({"weight": 1, "preference": {}}); 17]}),
+        json!({"serviceSelectors": vec![json!({}); 17]}),
     ] {
         rows.advertisement(spec, Refused("spec."));
+    }
+    for (health, piece) in [
+        (json!({"interval": "soon"}), "is not a duration"),
+        (json!({"interval": "0s"}), "is not between"),
+        (json!({"interval": "61s"}), "is not between"),
+        (json!({"interval": 500}), "must be of type string"),
+        (json!({"timeout": "1ms"}), "is not between"),
+        (json!({"timeout": "1.5s"}), "is not a duration"),
+        (json!({"interval": "1s", "timeout": "2s"}), "longer than interval"),
+        (json!({"failureThreshold": 0}), "greater than or equal to 1"),
+        (json!({"failureThreshold": 101}), "less than or equal to 100"),
+        (json!({"successThreshold": 0}), "greater than or equal to 1"),
+    ] {
+        let spec = json!({"addresses": ["198.51.100.0/28"], "health": health});
+        rows.pool(spec, Refused(piece));
     }
 }
 

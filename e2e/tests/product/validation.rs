@@ -112,6 +112,15 @@ fn an_entry_of_addresses_is_a_cidr_a_range_or_an_address() {
     table.finish();
 }
 
+fn largest_selector() -> Value {
+    let labels: Vec<String> = (0..32).map(|n| format!("{n:0>63}")).collect();
+    let requirement = |n: usize| json!({"key": format!("{}.example.com/k{n}", "a".repeat(60)), "operator": "In", "values": labels});
+    json!({
+        "matchLabels": (0..32).map(|n| (format!("label{n}"), json!("x".repeat(63)))).collect::<serde_json::Map<_, _>>(),
+        "matchExpressions": (0..16).map(requirement).collect::<Vec<_>>(),
+    })
+}
+
 #[test]
 fn the_largest_pool_is_checked_within_the_api_servers_budget() {
     // The costliest entries: long texts whose ends differ in their last bits only.
@@ -121,12 +130,7 @@ fn the_largest_pool_is_checked_within_the_api_servers_budget() {
     };
     let entries: Vec<String> = (0..256).map(long).collect();
     let names: Vec<String> = (0..256).map(|n| format!("{n:0>63}")).collect();
-    let labels: Vec<String> = (0..32).map(|n| format!("{n:0>63}")).collect();
-    let requirement = |n: usize| json!({"key": format!("{}.example.com/k{n}", "a".repeat(60)), "operator": "In", "values": labels});
-    let selector = json!({
-        "matchLabels": (0..32).map(|n| (format!("label{n}"), json!("x".repeat(63)))).collect::<serde_json::Map<_, _>>(),
-        "matchExpressions": (0..16).map(requirement).collect::<Vec<_>>(),
-    });
+    let selector = largest_selector();
     let full = json!({
         "addresses": entries, "reserved": entries,
         "allocation": {"namespaces": names, "namespaceSelector": selector, "serviceSelector": selector},
@@ -143,6 +147,30 @@ fn the_largest_pool_is_checked_within_the_api_servers_budget() {
             (full, None),
             (more, Some("must have at most 256 items")),
             (last_is_wrong, Some("spec.reserved[255]")),
+        ],
+    );
+}
+
+#[test]
+fn the_largest_advertisement_is_checked_within_the_api_servers_budget() {
+    let preference = |weight: i32| json!({"weight": weight, "preference": largest_selector()});
+    // As many selectors as an object may be large.
+    let full = json!({
+        "nodeSelectors": vec![largest_selector(); 8],
+        "serviceSelectors": vec![largest_selector(); 16],
+        "preferredNodeSelectors": vec![preference(100); 16],
+        "interfaces": vec!["!bond?.1*0-abcde"; 64],
+        "preemptAfter": "23h59m59s999ms",
+        "conflictPolicy": "Yield",
+    });
+    let mut last_is_wrong = full.clone();
+    last_is_wrong["preferredNodeSelectors"][15] = preference(101);
+    specs(
+        "advertisement-budget",
+        "L2Advertisement",
+        &[
+            (full, None),
+            (last_is_wrong, Some("spec.preferredNodeSelectors[15].weight")),
         ],
     );
 }
@@ -331,19 +359,23 @@ fn advertisements() {
             (json!({"addressPools": "blue"}), Some("must be of type array")),
             (
                 json!({"interfaces": ["a/b"]}),
-                Some("\"a/b\" is not the name of a network interface"),
+                Some("\"a/b\" is neither the name of a network interface nor a pattern"),
             ),
             (
                 json!({"interfaces": ["eth 0"]}),
-                Some("\"eth 0\" is not the name of a network interface"),
+                Some("\"eth 0\" is neither the name of a network interface nor a pattern"),
             ),
             (
                 json!({"interfaces": [".."]}),
-                Some("\"..\" is not the name of a network interface"),
+                Some("\"..\" is neither the name of a network interface nor a pattern"),
             ),
             (
                 json!({"interfaces": ["sixteen-letters-"]}),
-                Some("may not be more than 15 bytes"),
+                Some("\"sixteen-letters-\" is neither the name of a network interface nor a pattern"),
+            ),
+            (
+                json!({"interfaces": ["!sixteen-letters-"]}),
+                Some("may not be more than 16 bytes"),
             ),
             (
                 nodes(json!({"matchExpressions": [{"key": "zone", "operator": "In"}]})),
@@ -359,6 +391,138 @@ fn advertisements() {
             ),
         ],
     );
+}
+
+#[test]
+fn preferences_patterns_and_policies_of_advertisements() {
+    const PATTERN: &str = "is neither the name of a network interface nor a pattern";
+    const DURATION: &str = "is not a duration like 300ms, 2s or 1m30s, nor Never";
+    let rack = || json!({"matchLabels": {"rack": "a"}});
+    // Second in the list, so that the place in the message can be seen to be right.
+    let interface = |entry: &str| json!({"interfaces": ["eth0", entry]});
+    let prefer = |weight: Value, preference: Value| {
+        let first = json!({"weight": 1, "preference": {}});
+        json!({"preferredNodeSelectors": [first, {"weight": weight, "preference": preference}]})
+    };
+    let after = |text: Value| json!({"preemptAfter": text});
+    let mut rows: Vec<(Value, Option<&str>)> = vec![
+        (prefer(json!(100), rack()), None),
+        (prefer(json!(0), rack()), Some("greater than or equal to 1")),
+        (prefer(json!(101), rack()), Some("less than or equal to 100")),
+        (prefer(json!("5"), rack()), Some("must be of type integer")),
+        (
+            prefer(
+                json!(5),
+                json!({"matchExpressions": [{"key": "rack", "operator": "In"}]}),
+            ),
+            Some("spec.preferredNodeSelectors[1].preference.matchExpressions[0]"),
+        ),
+        (
+            json!({"preferredNodeSelectors": [{"weight": 5}]}),
+            Some("spec.preferredNodeSelectors[0].preference: Required value"),
+        ),
+        (
+            json!({"preferredNodeSelectors": [{"preference": {}}]}),
+            Some("spec.preferredNodeSelectors[0].weight: Required value"),
+        ),
+        (
+            json!({"preferredNodeSelectors": vec![json!({"weight": 1, "preference": {}}); 17]}),
+            Some("must have at most 16 items"),
+        ),
+        (json!({"serviceSelectors": [rack(), {}]}), None),
+        (
+            json!({"serviceSelectors": [{}, {"matchLabels": {"rack": "a b"}}]}),
+            Some("spec.serviceSelectors[1].matchLabels[rack]"),
+        ),
+        (
+            json!({"serviceSelectors": vec![json!({}); 17]}),
+            Some("must have at most 16 items"),
+        ),
+        (json!({"conflictPolicy": "Defend"}), None),
+        (json!({"conflictPolicy": "Yield"}), None),
+        (
+            json!({"conflictPolicy": "Ignore"}),
+            Some("supported values: \"Defend\", \"Yield\""),
+        ),
+        (after(json!(5)), Some("must be of type string")),
+        (after(json!("25h")), Some("\"25h\" is not between 0s and 24h")),
+    ];
+    for text in [
+        "eth*",
+        "bond?.10",
+        "!eth1",
+        "!veth*",
+        "*",
+        "!fifteen-letters",
+        "eth0@if3",
+    ] {
+        rows.push((interface(text), None));
+    }
+    for text in [
+        "!", "!!eth0", "!..", ".", "eth0:1", "eth[0-9]", "{eth0}", "a/*", "! eth0",
+    ] {
+        rows.push((interface(text), Some(PATTERN)));
+    }
+    for text in ["0s", "300ms", "5m", "1m30s", "24h", "Never"] {
+        rows.push((after(json!(text)), None));
+    }
+    for text in ["", "5", "never", "-1s", "1.5m", "1 m", "1d", "soon"] {
+        rows.push((after(json!(text)), Some(DURATION)));
+    }
+    specs("preferences", "L2Advertisement", &rows);
+}
+
+#[test]
+fn the_health_of_pools() {
+    let health = |value: Value| json!({"addresses": ["192.0.2.0/24"], "health": value});
+    let both = |interval: &str, timeout: &str| health(json!({"interval": interval, "timeout": timeout}));
+    let mut rows: Vec<(Value, Option<&str>)> = vec![
+        (health(json!({})), None),
+        (
+            health(
+                json!({"interval": "1s", "timeout": "400ms", "failureThreshold": 1, "successThreshold": 100}),
+            ),
+            None,
+        ),
+        (both("500ms", "500ms"), None),
+        (both("1m", "60s"), None),
+        (
+            both("1s", "1001ms"),
+            Some("timeout must not be longer than interval"),
+        ),
+        (both("soon", "1s"), Some("spec.health.interval")),
+        (health(json!({"interval": 1})), Some("must be of type string")),
+    ];
+    for (text, piece) in [
+        ("99ms", "\"99ms\" is not between 100ms and 60s"),
+        ("61s", "\"61s\" is not between 100ms and 60s"),
+        ("", "is not a duration like"),
+        ("1", "\"1\" is not a duration like"),
+        ("1.5s", "\"1.5s\" is not a duration like"),
+        ("1 s", "\"1 s\" is not a duration like"),
+    ] {
+        rows.push((health(json!({"interval": text})), Some(piece)));
+    }
+    for (text, piece) in [
+        ("50ms", None),
+        ("49ms", Some("\"49ms\" is not between 50ms and 60s")),
+        ("2m", Some("\"2m\" is not between 50ms and 60s")),
+    ] {
+        rows.push((health(json!({"timeout": text})), piece));
+    }
+    for field in ["failureThreshold", "successThreshold"] {
+        for (count, piece) in [
+            (json!(0), "greater than or equal to 1"),
+            (json!(-1), "greater than or equal to 1"),
+            (json!(101), "less than or equal to 100"),
+            (json!("2"), "must be of type integer"),
+        ] {
+            let mut value = json!({});
+            value[field] = count;
+            rows.push((health(value), Some(piece)));
+        }
+    }
+    specs("health", "AddressPool", &rows);
 }
 
 #[test]

@@ -73,9 +73,7 @@ fn index() -> Index {
     index.pools.apply("pool", Some(pool));
     let advertisement = RawAdvertisement {
         name: "l2".into(),
-        pools: vec![],
-        nodes: Ok(vec![]),
-        interfaces: vec![],
+        ..RawAdvertisement::default()
     };
     index.advertisements.apply("l2", Some(advertisement));
     index
@@ -155,6 +153,7 @@ fn decided(index: &Index, run: &Run) -> Decision {
             live: &["me".into(), "peer".into()].into(),
             held: &run.held,
             offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
+            eligible_since: &BTreeMap::new(),
             leaving: run.leaving,
             departing: run.departing,
             now,
@@ -378,8 +377,8 @@ fn while_yielding_the_address_is_answered_for_but_not_announced_unasked() {
     let cordoned = Candidacy {
         preempts: false,
         cordoned: true,
-        weight: 0,
         claim: Some(1),
+        ..Candidacy::default()
     };
     publish(&mut index, "me", &[(1, cordoned)]);
     publish(&mut index, "peer", &[(1, Candidacy::default())]);

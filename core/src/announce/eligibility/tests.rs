@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{RawAdvertisement, RawPool, compile};
+use crate::config::{Preference, RawAdvertisement, RawHealth, RawPool, compile};
 use crate::model::{
     AssignedRecord, ExternalAddress, ExternalRecord, Protocol, SliceEndpoint, SlicePort, Wishes,
 };
@@ -15,6 +15,7 @@ struct World {
     slices: Vec<Slice>,
     node: Option<Node>,
     advertisements: Vec<RawAdvertisement>,
+    health: RawHealth,
     interfaces: BTreeMap<String, Interface>,
     leaving: bool,
     data_path: BTreeMap<IpAddr, DataPath>,
@@ -32,9 +33,8 @@ fn own() -> IpAddr {
 fn advertisement(interfaces: &[&str]) -> RawAdvertisement {
     RawAdvertisement {
         name: "l2".into(),
-        pools: vec![],
-        nodes: Ok(vec![]),
         interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+        ..RawAdvertisement::default()
     }
 }
 
@@ -82,6 +82,7 @@ fn world() -> World {
         slices: vec![endpoint("node2", "rs")],
         node: Some(testing::node("node1", "192.0.2.11")),
         advertisements: vec![advertisement(&[])],
+        health: RawHealth::default(),
         interfaces: BTreeMap::from([
             ("eth0".into(), interface(true, "192.0.2.11/24")),
             ("eth1".into(), interface(true, "198.51.100.1/24")),
@@ -142,6 +143,7 @@ impl World {
         let pool = RawPool {
             name: "pool".into(),
             addresses: vec!["192.0.2.100-192.0.2.120".into(), "2001:db8::/120".into()],
+            health: self.health.clone(),
             ..RawPool::default()
         };
         let config = compile(&[pool], &self.advertisements).config;
@@ -178,8 +180,8 @@ impl World {
 fn a_node_in_order_is_a_candidate_under_both_policies() {
     let expected = Candidate {
         interfaces: BTreeSet::from(["eth0".to_owned()]),
-        cordoned: false,
-        weight: 0,
+        preempt_after: Some(Duration::from_secs(300)),
+        ..Candidate::default()
     };
     assert_eq!(world().candidate(), expected);
     assert_eq!(local(world()).candidate(), expected);
@@ -579,4 +581,138 @@ fn external_ips_are_announced_like_any_address_and_answered_for_by_the_node_agen
         BTreeSet::from([local_target()])
     );
     balancer.candidate();
+}
+
+#[test]
+fn interfaces_by_pattern_and_exclusion() {
+    let choose = |lists: &[&[&str]]| {
+        let mut world = world();
+        world
+            .interfaces
+            .insert("bond0.10".into(), interface(true, "192.0.2.12/24"));
+        let advertisements = lists.iter().enumerate().map(|(number, list)| RawAdvertisement {
+            name: format!("l2-{number}"),
+            ..advertisement(list)
+        });
+        world.advertisements = advertisements.collect();
+        let evaluation = world.evaluate().remove(&vip()).unwrap();
+        let chosen = evaluation.outcome.map(|candidate| candidate.interfaces);
+        chosen.map(|names| names.into_iter().collect::<Vec<_>>().join(" "))
+    };
+    for (lists, expected) in [
+        (&[&[][..]][..], "bond0.10 eth0"),
+        (&[&["eth*"]], "eth0 eth1"),
+        (&[&["bond?.10", "eth1"]], "bond0.10 eth1"),
+        (&[&["*", "!eth*"]], "bond0.10"),
+        (&[&["!bond*"]], "eth0"),
+        (&[&["!eth1"]], "bond0.10 eth0"),
+        (&[&["!*"], &["eth1"]], "eth1"),
+        (&[&["!eth0"], &["eth0", "eth1", "!eth1"]], "bond0.10 eth0"),
+    ] {
+        assert_eq!(choose(lists).as_deref(), Ok(expected), "{lists:?}");
+    }
+    for (lists, reason, message) in [
+        (
+            &[&["!*"][..]][..],
+            Reason::AddressNotOnLink,
+            "no interface that is up has a subnet with 192.0.2.100 (not *)",
+        ),
+        (
+            &[&["ens*", "!ens1"]],
+            Reason::NoInterface,
+            "no interface named ens*, but not ens1 is up",
+        ),
+        (
+            &[&["ens1"], &["!*"]],
+            Reason::NoInterface,
+            "no interface named ens1 is up, and none that is up has a subnet with 192.0.2.100 (not *)",
+        ),
+    ] {
+        assert_eq!(choose(lists), Err(Refusal::new(reason, message)));
+    }
+}
+
+#[test]
+fn advertisements_select_services_by_their_labels() {
+    let selector = |value: &str| {
+        let tier = Requirement::In("tier".into(), vec![value.to_owned()]);
+        Selector(vec![tier])
+    };
+    let mut world = shared(world());
+    world.advertisements[0].services = Ok(vec![selector("front"), selector("edge")]);
+    let refusal = world.refusal();
+    assert_eq!(refusal.reason, Reason::NoAdvertisement);
+    assert!(
+        refusal.message.ends_with("selects the labels of default/web"),
+        "{refusal:?}"
+    );
+    // One Service at the address is enough.
+    let labels = BTreeMap::from([("tier".to_owned(), "edge".to_owned())]);
+    world.other.as_mut().unwrap().labels = labels;
+    world.candidate();
+    world.other = None;
+    world.advertisements.push(RawAdvertisement {
+        name: "all".into(),
+        ..advertisement(&["eth1"])
+    });
+    let only: BTreeSet<String> = world.candidate().interfaces;
+    assert_eq!(
+        only,
+        BTreeSet::from(["eth1".to_owned()]),
+        "not those of the other advertisement"
+    );
+}
+
+#[test]
+fn the_advertisement_that_prefers_the_node_most_counts() {
+    let with = |name: &str, weight: i32, after: &str| RawAdvertisement {
+        name: name.into(),
+        preferred: Ok(vec![Preference {
+            weight,
+            nodes: Selector::default(),
+        }]),
+        preempt_after: Some(after.into()),
+        ..advertisement(&[])
+    };
+    let candidate = |advertisements: &[RawAdvertisement]| {
+        let world = World {
+            advertisements: advertisements.to_vec(),
+            ..world()
+        };
+        let candidate = world.candidate();
+        (candidate.weight, candidate.preempt_after, candidate.conflict)
+    };
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    let (light, heavy) = (with("a", 10, "1m"), with("b", 20, "2m"));
+    let (never, yielding) = (
+        with("c", 20, "Never"),
+        RawAdvertisement {
+            conflict: ConflictPolicy::Yield,
+            ..with("d", 1, "0s")
+        },
+    );
+    let defend = ConflictPolicy::Defend;
+    assert_eq!(candidate(&[advertisement(&[])]), (0, minutes(5), defend));
+    assert_eq!(
+        candidate(&[light.clone(), heavy.clone()]),
+        (20, minutes(2), defend)
+    );
+    assert_eq!(candidate(&[light.clone(), never.clone()]), (20, None, defend));
+    assert_eq!(candidate(&[heavy, never.clone()]), (20, minutes(2), defend));
+    assert_eq!(candidate(&[never, yielding]), (20, None, ConflictPolicy::Yield));
+    // One that does not select this node has no say.
+    let elsewhere = RawAdvertisement {
+        nodes: Ok(vec![Selector(vec![Requirement::Exists("rack".into())])]),
+        ..light
+    };
+    assert_eq!(candidate(&[elsewhere, advertisement(&[])]).0, 0);
+}
+
+#[test]
+fn the_pool_says_how_to_probe_whatever_the_outcome() {
+    let mut world = world();
+    world.health.failure = Some(7);
+    assert_eq!(world.evaluate()[&vip()].health.failure, Some(7));
+    world.advertisements.clear();
+    assert_eq!(world.evaluate()[&vip()].health.failure, Some(7));
 }
