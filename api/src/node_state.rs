@@ -20,7 +20,12 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Announced", type_ = "integer", json_path = ".status.announcedCount"),
     printcolumn(name = "Held back", type_ = "integer", json_path = ".status.heldBackCount"),
     printcolumn(name = "Peers", type_ = "integer", json_path = ".status.gossip.alive"),
-    printcolumn(name = "Problem", type_ = "string", json_path = ".status.gossip.problem", priority = 1),
+    printcolumn(
+        name = "Problem",
+        type_ = "string",
+        json_path = ".status.gossip.problem",
+        priority = 1
+    ),
     printcolumn(name = "Plan", type_ = "integer", json_path = ".status.dataPath.plan"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -28,7 +28,11 @@ impl NodeView {
     pub fn new(object: &NodeState) -> Option<Self> {
         let node = NodeName(object.metadata.name.clone()?);
         let status = object.status.clone().unwrap_or_default();
-        let announced = status.announced.iter().map(|announced| (announced.address, announced.claim)).collect();
+        let announced = status
+            .announced
+            .iter()
+            .map(|announced| (announced.address, announced.claim))
+            .collect();
         let mut held_back: BTreeMap<IpAddr, (Reason, String)> = BTreeMap::new();
         for group in &status.held_back {
             let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == group.reason) else {

@@ -7,11 +7,10 @@
 //!    looks at nothing else, so every speaker that sees the same records names the same owner.
 //! 3. [`plan`] compares the elected owner with what this node announces now: announce, hand over, or stay silent.
 //!
-//! Who is alive comes from [`Liveness`]. How records travel is not known here.
+//! Who is alive, and how records travel, is not known here.
 
 mod election;
 mod eligibility;
-mod liveness;
 mod plan;
 mod record;
 #[cfg(test)]
@@ -21,6 +20,5 @@ pub use election::{elect, highest_claim, rendezvous_hash};
 pub use eligibility::{
     Candidate, DataPath, Evaluation, Interface, ProbeTarget, Verdict, View, evaluate, group_slices,
 };
-pub use liveness::{HEARTBEAT, HEARTBEATS_TO_DEATH, Liveness};
 pub use plan::{Hold, Input, Losing, Plan, SETTLE, Standing, YIELD_LIMIT, has_rival, plan};
 pub use record::{Candidacy, LAST_RESORT, Record, Records};

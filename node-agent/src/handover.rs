@@ -52,17 +52,32 @@ pub fn plan(report: Option<&SpeakerReport>, before: &Plan, now: Duration) -> Pla
         return before.clone();
     };
     let four = |(vip, node): (&IpAddr, &IpAddr)| match (vip, node) {
-        (IpAddr::V4(vip), IpAddr::V4(node)) => Some((*vip, Target { node: *node, left: None })),
+        (IpAddr::V4(vip), IpAddr::V4(node)) => Some((
+            *vip,
+            Target {
+                node: *node,
+                left: None,
+            },
+        )),
         _ => None,
     };
     let mut targets: BTreeMap<Ipv4Addr, Target> = owners.iter().filter_map(four).collect();
     for (vip, target) in &before.targets {
         let left = target.left.unwrap_or(now);
         if !targets.contains_key(vip) && now < left + DRAIN {
-            targets.insert(*vip, Target { node: target.node, left: Some(left) });
+            targets.insert(
+                *vip,
+                Target {
+                    node: target.node,
+                    left: Some(left),
+                },
+            );
         }
     }
-    Plan { targets, fellows: report.map(|report| report.fellows.clone()).unwrap_or_default() }
+    Plan {
+        targets,
+        fellows: report.map(|report| report.fellows.clone()).unwrap_or_default(),
+    }
 }
 
 impl Plan {
@@ -102,7 +117,11 @@ impl Plan {
 }
 
 /// Keeps the table until the installation leaves, or for ever.
-pub async fn run(mut speaker: watch::Receiver<Option<SpeakerReport>>, nft: &Nft, mut leaving: watch::Receiver<bool>) {
+pub async fn run(
+    mut speaker: watch::Receiver<Option<SpeakerReport>>,
+    nft: &Nft,
+    mut leaving: watch::Receiver<bool>,
+) {
     tokio::select! {
         () = keep(&mut speaker, nft) => {}
         _ = leaving.wait_for(|leaving| *leaving) => {}
@@ -122,7 +141,9 @@ async fn keep(speaker: &mut watch::Receiver<Option<SpeakerReport>>, nft: &Nft) {
                 match nft.apply(&text).await {
                     Ok(()) => {
                         if applied.is_none() {
-                            info!("flows that are open while an address moves are passed on to its owner before");
+                            info!(
+                                "flows that are open while an address moves are passed on to its owner before"
+                            );
                         }
                         applied = Some(text);
                     }
@@ -133,7 +154,9 @@ async fn keep(speaker: &mut watch::Receiver<Option<SpeakerReport>>, nft: &Nft) {
                 }
             }
         }
-        let expires = plan_now.expires().map_or(began + Duration::from_secs(86_400), |end| began + end);
+        let expires = plan_now
+            .expires()
+            .map_or(began + Duration::from_secs(86_400), |end| began + end);
         tokio::select! {
             changed = speaker.changed() => if changed.is_err() { std::future::pending().await },
             () = sleep_until(expires) => {}

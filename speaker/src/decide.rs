@@ -6,18 +6,22 @@ use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::{
-    Evaluation, Hold, Input, Plan, ProbeTarget, Standing, View, evaluate, group_slices, has_rival, plan,
+    self as eligibility, Candidate, DataPath, Evaluation, Hold, Input, Plan, ProbeTarget, Standing, Verdict,
+    evaluate, group_slices, has_rival, plan,
 };
-use fairlead_core::config::compile;
+use fairlead_core::config::{ConflictPolicy, compile};
 use fairlead_core::model::{Family, NodeName, ServiceKey};
 use fairlead_core::ownership::{ClassPolicy, resolve};
 use fairlead_core::reason::{Reason, Refusal};
 
 use crate::datapath::Memory;
+use crate::disputes;
 use crate::health::{Timing, Verdicts};
 use crate::index::Index;
-use crate::l2::{ConflictPolicy, Entry, Mac, Table, Wanted};
+use crate::l2::{Conflict, Entry, Mac, Sightings, Table, Wanted};
 use crate::links::{Links, interfaces};
+use crate::membership::node::View;
+use crate::snapshot::{Claim, Snapshot};
 
 /// The families that can be announced.
 const FAMILIES: &[Family] = &[Family::V4, Family::V6];
@@ -34,8 +38,10 @@ pub struct Inputs<'a> {
     pub data_path: &'a Memory,
     /// What probing said.
     pub verdicts: &'a Verdicts,
-    /// The nodes that are alive.
-    pub live: &'a BTreeSet<NodeName>,
+    /// What the gossip says.
+    pub gossip: &'a View,
+    /// What was seen on the wire.
+    pub sightings: &'a Sightings,
     /// What is announced now.
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// Since when candidacies of this node have been out.
@@ -65,6 +71,8 @@ pub struct Decision {
     pub interfaces: BTreeSet<String>,
     /// The MAC addresses of all speakers.
     pub speakers: BTreeSet<Mac>,
+    /// Addresses of ours that a machine which is no speaker uses.
+    pub conflicts: BTreeMap<IpAddr, Conflict>,
     /// Announced addresses for which another live node offers itself as well.
     pub contested: BTreeSet<IpAddr>,
     /// Is this node cordoned?
@@ -80,7 +88,7 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
     let config = compile(&pools, &advertisements).config;
     let ownership = resolve(index.services.values(), &config, inputs.class);
     let node = index.nodes.get(inputs.me.as_str());
-    let evaluations = evaluate(&View {
+    let evaluations = evaluate(&eligibility::View {
         me: inputs.me,
         node,
         config: &config,
@@ -94,25 +102,108 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
             .verdicts(ownership.owners.keys().copied(), inputs.now),
         verdicts: inputs.verdicts,
     });
+    Decision {
+        cordoned: node.is_some_and(|node| node.cordoned),
+        node_uid: node.map(|node| node.uid.clone()),
+        refused: ownership.refused,
+        ..elected(evaluations, inputs)
+    }
+}
+
+/// Decides without having heard of the API server: what the process before this one announced is gone on with, as far as
+/// the data path and the probes allow, and nothing else is begun.
+pub fn go_on(snapshot: &Snapshot, inputs: &Inputs) -> Decision {
+    let held = snapshot
+        .claims
+        .iter()
+        .filter(|claim| inputs.held.contains_key(&claim.address));
+    let evaluations: BTreeMap<IpAddr, Evaluation> = held
+        .map(|claim| (claim.address, continued(claim, inputs)))
+        .collect();
+    let cordoned = snapshot.claims.iter().any(|claim| claim.cordoned);
+    Decision {
+        cordoned,
+        ..elected(evaluations, inputs)
+    }
+}
+
+fn continued(claim: &Claim, inputs: &Inputs) -> Evaluation {
+    let probes: BTreeSet<ProbeTarget> = claim.probes.iter().map(ProbeTarget::from).collect();
+    let interfaces = claim
+        .interfaces
+        .iter()
+        .filter(|name| inputs.links.get(*name).is_some_and(|link| link.up));
+    let candidate = Candidate {
+        interfaces: interfaces.cloned().collect(),
+        cordoned: claim.cordoned,
+        weight: claim.weight,
+        preempt_after: None,
+        ..Candidate::default()
+    };
+    let data_path = inputs.data_path.verdicts([claim.address], inputs.now);
+    let refuse = |reason, message: &str| Err(Refusal::new(reason, message));
+    let outcome = if candidate.interfaces.is_empty() {
+        refuse(Reason::NoInterface, "no interface that it was announced on is up")
+    } else {
+        match data_path.get(&claim.address) {
+            Some(DataPath::Programmed) => {
+                let failed = probes.iter().find_map(|probe| match inputs.verdicts.get(probe) {
+                    Some(Verdict::Pass) => None,
+                    Some(Verdict::Fail(message)) => Some(message.as_str()),
+                    Some(Verdict::Pending) | None => Some("the first probe is not answered yet"),
+                });
+                failed.map_or(Ok(candidate), |message| refuse(Reason::ProbeFailed, message))
+            }
+            Some(DataPath::Stale(message)) => refuse(Reason::DataPathStale, message),
+            Some(DataPath::NotProgrammed(message)) => refuse(Reason::DataPathNotProgrammed, message),
+            None => refuse(
+                Reason::DataPathNotProgrammed,
+                "the node agent has not reported this address",
+            ),
+        }
+    };
+    Evaluation {
+        services: claim.services.clone(),
+        outcome,
+        probes,
+        health: claim.health.into(),
+    }
+}
+
+/// What follows from the evaluations once the other speakers' records and the wire are looked at.
+fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> Decision {
+    let disputes = inputs.disputes();
+    for (address, evaluation) in &mut evaluations {
+        let policy = evaluation.outcome.as_ref().map(|candidate| candidate.conflict);
+        if let Some(refusal) = policy.ok().and_then(|policy| disputes.refusal(*address, policy)) {
+            evaluation.outcome = Err(refusal);
+        }
+    }
     let candidates = evaluations
         .iter()
         .filter_map(|(address, evaluation)| Some((*address, evaluation.outcome.as_ref().ok()?.clone())))
         .collect();
-    let published = index.records();
     let plan = plan(&Input {
         me: inputs.me,
         candidates: &candidates,
-        published: &published,
-        live: inputs.live,
+        published: &inputs.gossip.records,
+        live: &inputs.gossip.live,
         held: inputs.held,
         offered: inputs.offered,
         eligible_since: inputs.eligible_since,
         departing: inputs.departing,
         now: inputs.uptime,
     });
-    let rival = |address: &IpAddr| has_rival(*address, inputs.me, &published, inputs.live);
-    let mut speakers = index.macs();
+    let rival =
+        |address: &IpAddr| has_rival(*address, inputs.me, &inputs.gossip.records, &inputs.gossip.live);
+    let mut speakers: BTreeSet<Mac> = inputs
+        .gossip
+        .metas
+        .values()
+        .flat_map(|meta| meta.macs.iter().copied())
+        .collect();
     speakers.extend(inputs.links.values().map(|link| link.mac));
+    let conflicts = disputes.conflicts();
     Decision {
         contested: plan.held.keys().copied().filter(rival).collect(),
         plan,
@@ -121,10 +212,26 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
             .flat_map(|candidate| candidate.interfaces)
             .collect(),
         speakers,
-        cordoned: node.is_some_and(|node| node.cordoned),
-        node_uid: node.map(|node| node.uid.clone()),
-        refused: ownership.refused,
+        conflicts: conflicts
+            .into_iter()
+            .filter_map(|address| Some((address, inputs.sightings.conflicts.get(&address)?.clone())))
+            .filter(|(address, _)| evaluations.contains_key(address))
+            .collect(),
         evaluations,
+        ..Decision::default()
+    }
+}
+
+impl<'a> Inputs<'a> {
+    /// What the wire says, beside the gossip.
+    pub fn disputes(&self) -> disputes::Known<'a> {
+        disputes::Known {
+            me: self.me,
+            sightings: self.sightings,
+            gossip: self.gossip,
+            held: self.held,
+            now: self.now,
+        }
     }
 }
 
@@ -180,10 +287,15 @@ impl Decision {
                 continue;
             };
             let Some(claim) = standing.claim() else { continue };
+            let candidate = self
+                .evaluations
+                .get(&address)
+                .and_then(|evaluation| evaluation.outcome.as_ref().ok());
+            let conflict = candidate.map_or_else(ConflictPolicy::default, |candidate| candidate.conflict);
             let entry = Entry {
                 claim,
                 yielding: matches!(standing, Standing::Yielding { .. }),
-                policy: ConflictPolicy::default(),
+                policy: conflict,
             };
             for (name, link) in interfaces
                 .iter()
@@ -201,6 +313,21 @@ impl Decision {
             }
         }
         wanted
+    }
+
+    /// Addresses that are about to be announced for the first time, with their interfaces: the wire is asked before.
+    pub fn questions(&self) -> BTreeMap<IpAddr, BTreeSet<String>> {
+        let fresh = self
+            .plan
+            .standings
+            .iter()
+            .filter(|(_, standing)| **standing == Standing::Standby(None));
+        fresh
+            .filter_map(|(address, _)| {
+                let candidate = self.evaluations.get(address)?.outcome.as_ref().ok()?;
+                Some((*address, candidate.interfaces.clone()))
+            })
+            .collect()
     }
 
     /// The decision that a speaker leaves behind when it ends: it offers itself only where nobody else does, and there

@@ -42,12 +42,24 @@ pub struct Known<'a> {
 impl Known<'_> {
     /// Why this node must not announce an address for which it has passed everything else, if it must not.
     pub fn refusal(&self, address: IpAddr, policy: ConflictPolicy) -> Option<Refusal> {
-        if let Some(conflict) = self.sightings.conflicts.get(&address).filter(|c| self.now < c.last + STRANGER) {
-            let records = self.gossip.records.iter().filter(|(node, _)| self.gossip.live.contains(*node));
-            let claimed = highest_claim(address, records.map(|(_, record)| record.as_ref())).is_some();
+        if let Some(conflict) = self
+            .sightings
+            .conflicts
+            .get(&address)
+            .filter(|c| self.now < c.last + STRANGER)
+        {
+            let records = self
+                .gossip
+                .records
+                .iter()
+                .filter(|(node, _)| self.gossip.live.contains(*node));
+            let claimed = highest_claim(address, records.map(|(_, record)| record)).is_some();
             let held = self.held.contains_key(&address);
             if policy == ConflictPolicy::Yield || !(held || claimed) {
-                let message = format!("the machine {} on {} uses the address", conflict.by, conflict.interface);
+                let message = format!(
+                    "the machine {} on {} uses the address",
+                    conflict.by, conflict.interface
+                );
                 return Some(Refusal::new(Reason::AddressConflict, message));
             }
         }
@@ -68,18 +80,30 @@ impl Known<'_> {
     }
 
     fn owner_of(&self, mac: Mac) -> Option<&NodeName> {
-        self.gossip.metas.iter().find(|(_, meta)| meta.macs.contains(&mac)).map(|(node, _)| node)
+        self.gossip
+            .metas
+            .iter()
+            .find(|(_, meta)| meta.macs.contains(&mac))
+            .map(|(node, _)| node)
     }
 
     /// Conflicts that hold at present.
     pub fn conflicts(&self) -> BTreeSet<IpAddr> {
-        let present = self.sightings.conflicts.iter().filter(|(_, conflict)| self.now < conflict.last + STRANGER);
+        let present = self
+            .sightings
+            .conflicts
+            .iter()
+            .filter(|(_, conflict)| self.now < conflict.last + STRANGER);
         present.map(|(address, _)| *address).collect()
     }
 
     /// When the next of all this ends by itself.
     pub fn wake(&self) -> Option<Instant> {
-        let strangers = self.sightings.conflicts.values().map(|conflict| conflict.last + STRANGER);
+        let strangers = self
+            .sightings
+            .conflicts
+            .values()
+            .map(|conflict| conflict.last + STRANGER);
         let fellows = self.sightings.fellows.values().map(|(_, last)| *last + FELLOW);
         strangers.chain(fellows).filter(|end| *end > self.now).min()
     }
@@ -103,8 +127,14 @@ mod tests {
     }
 
     fn view(other_lives: bool, claim: Option<i64>) -> View {
-        let candidacy = Candidacy { claim, ..Candidacy::default() };
-        let record = Record { candidacies: BTreeMap::from([(vip(), candidacy)]), ..Record::default() };
+        let candidacy = Candidacy {
+            claim,
+            ..Candidacy::default()
+        };
+        let record = Record {
+            candidacies: BTreeMap::from([(vip(), candidacy)]),
+            ..Record::default()
+        };
         let mut live = BTreeSet::from([NodeName::from("me")]);
         if other_lives {
             live.insert("other".into());
@@ -117,49 +147,134 @@ mod tests {
         }
     }
 
-    fn reason(sightings: &Sightings, gossip: &View, held: bool, policy: ConflictPolicy, now: Instant) -> Option<Reason> {
+    fn reason(
+        sightings: &Sightings,
+        gossip: &View,
+        held: bool,
+        policy: ConflictPolicy,
+        now: Instant,
+    ) -> Option<Reason> {
         let me = NodeName::from("me");
-        let held = held.then_some((vip(), Hold { claim: 1, losing: None })).into_iter().collect();
-        let known = Known { me: &me, sightings, gossip, held: &held, now };
+        let held = held
+            .then_some((
+                vip(),
+                Hold {
+                    claim: 1,
+                    losing: None,
+                },
+            ))
+            .into_iter()
+            .collect();
+        let known = Known {
+            me: &me,
+            sightings,
+            gossip,
+            held: &held,
+            now,
+        };
         known.refusal(vip(), policy).map(|refusal| refusal.reason)
     }
 
     #[test]
     fn strangers() {
         let start = Instant::now();
-        let conflict = Conflict { by: STRANGE, interface: "eth0".into(), count: 1, last: start };
-        let seen = Sightings { conflicts: BTreeMap::from([(vip(), conflict)]), ..Sightings::default() };
+        let conflict = Conflict {
+            by: STRANGE,
+            interface: "eth0".into(),
+            count: 1,
+            last: start,
+        };
+        let seen = Sightings {
+            conflicts: BTreeMap::from([(vip(), conflict)]),
+            ..Sightings::default()
+        };
         let (unclaimed, claimed) = (view(true, None), view(true, Some(1)));
         let table = [
             (true, &unclaimed, ConflictPolicy::Defend, None),
-            (true, &unclaimed, ConflictPolicy::Yield, Some(Reason::AddressConflict)),
-            (false, &unclaimed, ConflictPolicy::Defend, Some(Reason::AddressConflict)),
+            (
+                true,
+                &unclaimed,
+                ConflictPolicy::Yield,
+                Some(Reason::AddressConflict),
+            ),
+            (
+                false,
+                &unclaimed,
+                ConflictPolicy::Defend,
+                Some(Reason::AddressConflict),
+            ),
             // Somebody has it: taking over never waits for the wire.
             (false, &claimed, ConflictPolicy::Defend, None),
-            (false, &claimed, ConflictPolicy::Yield, Some(Reason::AddressConflict)),
+            (
+                false,
+                &claimed,
+                ConflictPolicy::Yield,
+                Some(Reason::AddressConflict),
+            ),
         ];
         for (held, gossip, policy, expected) in table {
-            assert_eq!(reason(&seen, gossip, held, policy, start), expected, "{held} {policy:?}");
-            assert_eq!(reason(&seen, gossip, held, policy, start + STRANGER), None, "it is gone");
+            assert_eq!(
+                reason(&seen, gossip, held, policy, start),
+                expected,
+                "{held} {policy:?}"
+            );
+            assert_eq!(
+                reason(&seen, gossip, held, policy, start + STRANGER),
+                None,
+                "it is gone"
+            );
         }
     }
 
     #[test]
     fn of_two_speakers_that_do_not_hear_each_other_exactly_one_stops() {
         let start = Instant::now();
-        let seen = |mac| Sightings { fellows: BTreeMap::from([(vip(), (mac, start))]), ..Sightings::default() };
+        let seen = |mac| Sightings {
+            fellows: BTreeMap::from([(vip(), (mac, start))]),
+            ..Sightings::default()
+        };
         let (mine, other) = (NodeName::from("me"), NodeName::from("other"));
         let parted = view(false, Some(1));
         let here = reason(&seen(OTHER), &parted, true, ConflictPolicy::Defend, start).is_some();
         let mut there = parted.clone();
         there.metas = BTreeMap::from([(mine.clone(), Meta { macs: vec![STRANGE] })]);
         there.live = BTreeSet::from([other.clone()]);
-        let held = BTreeMap::from([(vip(), Hold { claim: 1, losing: None })]);
+        let held = BTreeMap::from([(
+            vip(),
+            Hold {
+                claim: 1,
+                losing: None,
+            },
+        )]);
         let seen_there = seen(STRANGE);
-        let known = Known { me: &other, sightings: &seen_there, gossip: &there, held: &held, now: start };
+        let known = Known {
+            me: &other,
+            sightings: &seen_there,
+            gossip: &there,
+            held: &held,
+            now: start,
+        };
         assert_ne!(here, known.refusal(vip(), ConflictPolicy::Defend).is_some());
         // With gossip the election settles it, and what was seen long ago does not count.
-        assert_eq!(reason(&seen(OTHER), &view(true, Some(1)), true, ConflictPolicy::Defend, start), None);
-        assert_eq!(reason(&seen(OTHER), &parted, true, ConflictPolicy::Defend, start + FELLOW), None);
+        assert_eq!(
+            reason(
+                &seen(OTHER),
+                &view(true, Some(1)),
+                true,
+                ConflictPolicy::Defend,
+                start
+            ),
+            None
+        );
+        assert_eq!(
+            reason(
+                &seen(OTHER),
+                &parted,
+                true,
+                ConflictPolicy::Defend,
+                start + FELLOW
+            ),
+            None
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The one loop: whenever anything changes, decide anew and bring everything in line with the decision.
 //!
-//! Tasks: watches, link follower, agent link, probes, ARP sockets and publisher all belong to [`run`] and end with it.
-//! Between them are only `watch` channels, so the newest value wins and nothing queues up.
+//! Tasks: watches, link follower, agent link, probes, sockets, publisher and the gossip thread all belong to [`run`] and
+//! end with it. Between them are only `watch` channels, so the newest value wins and nothing queues up.
 
+mod outlets;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +12,8 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use fairlead_api::{NodeState, convert};
-use fairlead_core::announce::{Hold, Liveness};
+use fairlead_api::NodeState;
+use fairlead_core::announce::Hold;
 use fairlead_core::model::NodeName;
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_runtime::Readiness;
@@ -24,19 +25,27 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use self::start::Start;
+use self::outlets::{Outlets, SharedKeys};
+use self::start::{Progress, Start};
 use crate::datapath::Memory;
-use crate::decide::{Decision, Inputs, decide};
+use crate::decide::{Decision, Inputs, decide, go_on};
 use crate::health::{self, Health};
 use crate::index::{Index, follow_all};
-use crate::l2::Announcer;
+use crate::l2::{Announcer, Sightings};
 use crate::links::{self, Links};
+use crate::membership::detector;
+use crate::membership::keys::follow_keys;
+use crate::membership::node::View;
+use crate::membership::task::{self, Gossip};
 use crate::metrics::{Metrics, TransitionLabels};
-use crate::publish::{Desired, Publisher, read_back};
-use crate::status::{Since, names, render};
+use crate::publish::Publisher;
+use crate::snapshot::{self, Snapshot};
+use crate::status::{Since, names};
 
 /// For the last write of the NodeState when the speaker ends.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+/// Between two answers to one speaker that announces what this node announces and that the gossip does not reach.
+const INSIST: Duration = Duration::from_secs(10);
 
 /// How this speaker runs.
 #[derive(Clone, Debug)]
@@ -55,12 +64,20 @@ pub struct Settings {
     pub namespace: String,
     /// Secret in it with the key that speakers share.
     pub gossip_secret: String,
+    /// UDP port of the gossip, the same on all nodes.
+    pub gossip_port: u16,
+    /// Highest version of the gossip's protocol that is spoken.
+    pub gossip_protocol: u8,
+    /// Times of failure detection.
+    pub detector: detector::Settings,
+    /// Where a restarted speaker finds what the one before knew.
+    pub snapshot: PathBuf,
 }
 
 /// Runs until `shutdown` completes and all addresses are handed over.
 ///
 /// # Errors
-/// When a task that must not end has ended.
+/// When the gossip cannot begin, or a task that must not end has ended.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -71,49 +88,87 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let guard = readiness.guard("first plan");
     let mut shutdown = pin!(shutdown);
-    let states: Api<NodeState> = Api::all(client.clone());
-    let before = tokio::select! {
-        before = read_back(&states, &settings.me) => before.unwrap_or_default(),
-        () = &mut shutdown => return Ok(()),
-    };
+    let before = Snapshot::load(&settings.snapshot, Timestamp::now());
     // Also after a clock that was set back, a later process has the larger number.
-    let incarnation = Timestamp::now()
-        .as_microsecond()
-        .max(before.candidacy.incarnation + 1);
+    let incarnation = Timestamp::now().as_microsecond().max(before.incarnation + 1);
 
     let mut tasks = JoinSet::new();
     let shared = Shared::new(Index::default());
     let mut changes = shared.changes();
-    follow_all(&client, &settings.me, &shared, &mut tasks);
+    follow_all(&client, &shared, &mut tasks);
     let (links_sender, mut links) = watch::channel(None);
     tasks.spawn(links::follow(links_sender));
     let (agent_sender, mut agent) = watch::channel(AgentView::default());
     let (report, report_receiver) = watch::channel(SpeakerReport::default());
     let socket = settings.agent_socket.clone();
     tasks.spawn(async move { connect(&socket, report_receiver, agent_sender).await });
-    let (heartbeat_sender, mut heartbeat) = watch::channel(0);
+    let (key_sender, keys) = watch::channel(SharedKeys::restore(&before));
+    tasks.spawn(follow_keys(
+        client.clone(),
+        settings.namespace.clone(),
+        settings.gossip_secret.clone(),
+        key_sender,
+    ));
+    let (snapshots, to_keep) = watch::channel(None);
+    let keeping = tokio::spawn(snapshot::keep(settings.snapshot.clone(), to_keep));
     let (desired, desired_receiver) = watch::channel(None);
-    let publisher = Publisher::new(states, settings.me.clone(), incarnation, metrics.clone());
-    let mut publishing = tokio::spawn(publisher.run(desired_receiver, heartbeat_sender));
+    let publisher = Publisher::new(
+        Api::<NodeState>::all(client),
+        settings.me.clone(),
+        metrics.clone(),
+    );
+    let mut publishing = tokio::spawn(publisher.run(desired_receiver));
+
+    let (view_sender, mut view) = watch::channel(View::default());
+    let (peers, peers_receiver) = watch::channel(before.nodes());
+    let (contents, contents_receiver) = watch::channel(before.contents());
+    let gossip = Gossip::start(
+        task::Settings {
+            me: settings.me.clone(),
+            port: settings.gossip_port,
+            start: incarnation,
+            protocol: settings.gossip_protocol,
+            detector: settings.detector,
+        },
+        task::Inputs {
+            peers: peers_receiver,
+            contents: contents_receiver,
+            keys: keys.clone(),
+        },
+        view_sender,
+        metrics.clone(),
+    )?;
     let health = Health::new(settings.health.clone(), metrics.clone());
     let mut verdicts = health.verdicts();
+    let announcer = Announcer::new(metrics.clone());
+    let mut sightings = announcer.sightings();
 
     let started = Instant::now();
     let mut speaker = Speaker {
         offered: BTreeMap::new(),
         eligible_since: BTreeMap::new(),
-        held: Hold::continued(&convert::record(&before.candidacy)),
-        since: Since::continued(&before),
-        liveness: Liveness::new(settings.me.clone(), incarnation),
+        held: before.held(),
         data_path: Memory::default(),
         start: Start::new(started),
         guard: Some(guard),
-        announcer: Announcer::new(metrics.clone()),
+        announcer,
         health,
-        report,
-        desired,
+        outlets: Outlets {
+            report,
+            desired,
+            peers,
+            contents,
+            snapshots,
+            keys,
+            incarnation,
+            since: Since::continued(&before.status),
+            port: settings.gossip_port,
+            started,
+        },
+        before,
         departing: None,
         last: None,
+        insisted: BTreeMap::new(),
         started,
         metrics,
         settings,
@@ -125,7 +180,8 @@ pub async fn run(
         let next = {
             let known = Known {
                 links: links.borrow_and_update(),
-                heartbeat: *heartbeat.borrow_and_update(),
+                gossip: view.borrow_and_update().clone(),
+                sightings: sightings.borrow_and_update().clone(),
                 leaving: *leaving.borrow_and_update(),
             };
             speaker.data_path.observe(&agent.borrow_and_update());
@@ -140,7 +196,8 @@ pub async fn run(
             _ = verdicts.changed() => {}
             _ = links.changed() => {}
             _ = agent.changed() => {}
-            _ = heartbeat.changed() => {}
+            _ = sightings.changed() => {}
+            changed = view.changed() => if changed.is_err() { anyhow::bail!("the gossip has ended") },
             changed = leaving.changed() => if changed.is_err() { anyhow::bail!("nobody follows the installation's state any more") },
             () = sleep_until(wake) => {}
             () = &mut shutdown, if speaker.departing.is_none() => speaker.depart(),
@@ -148,19 +205,23 @@ pub async fn run(
             ended = &mut publishing => anyhow::bail!("the publisher has ended: {ended:?}"),
         }
     }
+    // Whoever takes over has done so; the others need not find out that this speaker is gone.
+    gossip.leave().await;
     // Dropped with the speaker, sockets fall silent; what is left behind has been handed to the publisher.
     drop(speaker);
     if tokio::time::timeout(LAST_WRITE, &mut publishing).await.is_err() {
-        warn!("could not write the last NodeState; others will miss this node's heartbeats instead");
+        warn!("could not write the last NodeState");
         publishing.abort();
     }
+    let _ = keeping.await;
     Ok(())
 }
 
 /// What a round reads besides the index.
 struct Known<'a> {
     links: watch::Ref<'a, Option<Links>>,
-    heartbeat: i64,
+    gossip: View,
+    sightings: Sightings,
     leaving: bool,
 }
 
@@ -174,18 +235,19 @@ struct Speaker {
     held: BTreeMap<IpAddr, Hold>,
     offered: BTreeMap<IpAddr, Duration>,
     eligible_since: BTreeMap<IpAddr, Duration>,
-    since: Since,
-    liveness: Liveness,
     data_path: Memory,
     start: Start,
     guard: Option<fairlead_runtime::Guard>,
     announcer: Announcer,
     health: Health,
-    report: watch::Sender<SpeakerReport>,
-    desired: watch::Sender<Option<Desired>>,
+    outlets: Outlets,
+    /// What the process before this one left.
+    before: Snapshot,
     /// When the speaker was asked to end.
     departing: Option<Instant>,
     last: Option<Decision>,
+    /// When a speaker that the gossip does not reach was last answered on the wire.
+    insisted: BTreeMap<IpAddr, Instant>,
     started: Instant,
     metrics: Metrics,
 }
@@ -200,107 +262,149 @@ impl Speaker {
     fn round(&mut self, shared: &Shared<Index>, known: &Known) -> Next {
         let now = Instant::now();
         if self.departing.is_some() && !self.start.over() {
-            // Nothing was announced yet; the record of the process before stays for the next one.
+            // Nothing was announced yet; the snapshot of the process before stays for the next one.
             return Next::End;
         }
         let Some(links) = known.links.as_ref() else {
             return Next::Wait(None);
         };
+        self.metrics.live_speakers.set(known.gossip.live.len() as i64);
+        self.insist(known, now);
         let verdicts = self.health.verdicts().borrow().clone();
-        let Some(decision) = shared.with(|index| {
-            if !index.listed() {
-                return None;
-            }
-            let live = self.liveness.observe(&index.records(), known.heartbeat);
-            self.metrics.live_speakers.set(live.len() as i64);
-            let inputs = Inputs {
-                me: &self.settings.me,
-                class: self.settings.class,
-                links,
-                data_path: &self.data_path,
-                verdicts: &verdicts,
-                live: &live,
-                held: &self.held,
-                offered: &self.offered,
-                eligible_since: &self.eligible_since,
-                leaving: known.leaving,
-                departing: self.departing.is_some(),
-                now,
-                uptime: now - self.started,
-            };
-            Some(decide(index, &inputs))
-        }) else {
-            return Next::Wait(None);
+        let inputs = Inputs {
+            me: &self.settings.me,
+            class: self.settings.class,
+            links,
+            data_path: &self.data_path,
+            verdicts: &verdicts,
+            gossip: &known.gossip,
+            sightings: &known.sightings,
+            held: &self.held,
+            offered: &self.offered,
+            eligible_since: &self.eligible_since,
+            leaving: known.leaving,
+            departing: self.departing.is_some(),
+            now,
+            uptime: now - self.started,
         };
+        let (listed, decision, wake) = shared.with(|index| {
+            let listed = index.listed();
+            if listed {
+                self.outlets.tell_peers(index);
+            }
+            let decision = if listed {
+                decide(index, &inputs)
+            } else {
+                go_on(&self.before, &inputs)
+            };
+            (listed, decision, inputs.disputes().wake())
+        });
         let targets = decision.targets(self.settings.health.timing);
         self.health.apply(&targets);
-        let probed = targets.keys().all(|target| verdicts.contains_key(target));
-        if let Some(wait) = self.start.wait(self.data_path.answered(), probed, now) {
+        let progress = Progress {
+            listed,
+            informed: known.gossip.informed,
+            agent: self.data_path.answered(),
+            probed: targets.keys().all(|target| verdicts.contains_key(target)),
+        };
+        if let Some(wait) = self.start.wait(&progress, now) {
             return Next::Wait(Some(wait));
         }
-        self.act(decision, links, known.leaving, now)
+        self.act(decision, shared, links, known, listed, wake)
     }
 
-    fn act(&mut self, decision: Decision, links: &Links, leaving: bool, now: Instant) -> Next {
+    /// A speaker that the gossip does not reach announces what this node announces, and this node is the one that keeps it:
+    /// a higher claim announces it once more.
+    fn insist(&mut self, known: &Known, now: Instant) {
+        let disputes = crate::disputes::Known {
+            me: &self.settings.me,
+            sightings: &known.sightings,
+            gossip: &known.gossip,
+            held: &self.held,
+            now,
+        };
+        let wins = |address: &IpAddr| {
+            disputes
+                .unreachable_fellow(*address)
+                .is_some_and(|(_, wins)| wins)
+        };
+        let contested: Vec<IpAddr> = self.held.keys().copied().filter(wins).collect();
+        self.insisted.retain(|address, _| contested.contains(address));
+        for address in contested {
+            let seen = known
+                .sightings
+                .fellows
+                .get(&address)
+                .map_or(now, |(_, last)| *last);
+            let due = self
+                .insisted
+                .get(&address)
+                .is_none_or(|last| seen > *last && now >= *last + INSIST);
+            if let Some(hold) = self.held.get_mut(&address).filter(|_| due) {
+                hold.claim = hold.claim.saturating_add(1);
+                self.insisted.insert(address, now);
+            }
+        }
+    }
+
+    fn act(
+        &mut self,
+        decision: Decision,
+        shared: &Shared<Index>,
+        links: &Links,
+        known: &Known,
+        listed: bool,
+        wake: Option<Instant>,
+    ) -> Next {
+        let now = Instant::now();
         // Withdrawals are in force before anybody is told of them.
         self.announcer.apply(&decision.wanted(links));
+        self.announcer
+            .ask(&decision.questions(), links, &decision.speakers);
         self.tell_changes(&decision);
         self.held.clone_from(&decision.plan.held);
         self.offered.clone_from(&decision.plan.offered);
         self.eligible_since.clone_from(&decision.plan.eligible_since);
-        let announcing: BTreeSet<IpAddr> = self.held.keys().copied().collect();
-        let withdrawn = leaving && announcing.is_empty();
-        let ends = match self.departing {
-            Some(since) => {
-                let late = now >= since + self.settings.handover_timeout;
-                if late && !decision.contested.is_empty() {
-                    warn!(addresses = ?decision.contested, "not taken over in time; ending nevertheless");
-                }
-                late || decision.contested.is_empty()
+        let ends = self.departing.is_some_and(|since| {
+            let late = now >= since + self.settings.handover_timeout;
+            if late && !decision.contested.is_empty() {
+                warn!(addresses = ?decision.contested, "not taken over in time; ending nevertheless");
             }
-            None => false,
-        };
-        let wake = [
+            late || decision.contested.is_empty()
+        });
+        let wakes = [
             decision.plan.wake.map(|wake| self.started + wake),
             self.data_path
                 .expires()
                 .filter(|end| *end >= now)
                 .map(|end| end + Duration::from_millis(1)),
             self.departing.map(|since| since + self.settings.handover_timeout),
+            self.outlets.wake(now),
+            wake,
         ];
         let decision = if ends { decision.parting() } else { decision };
-        let status = render(
-            &decision,
-            links,
-            &self.data_path,
-            withdrawn,
-            &mut self.since,
-            (now, Timestamp::now()),
-        );
-        self.metrics.announced.set(status.announced_count);
-        self.metrics.held_back.set(status.held_back_count);
-        self.report.send_if_modified(|report| {
-            let new = SpeakerReport {
-                withdrawn,
-                announcing,
-            };
-            let changed = *report != new;
-            *report = new;
-            changed
+        shared.with(|index| {
+            self.outlets.tell(&outlets::News {
+                me: &self.settings.me,
+                index,
+                listed,
+                decision: &decision,
+                links,
+                gossip: &known.gossip,
+                data_path: &self.data_path,
+                held: &self.held,
+                leaving: known.leaving,
+                last: ends,
+                metrics: &self.metrics,
+            });
         });
-        self.desired.send_replace(Some(Desired {
-            status,
-            node_uid: decision.node_uid.clone(),
-            leaving,
-            last: ends,
-        }));
         self.last = Some(decision);
         drop(self.guard.take());
         if ends {
             self.announcer.apply(&BTreeMap::new());
             return Next::End;
         }
-        Next::Wait(wake.into_iter().flatten().min())
+        Next::Wait(wakes.into_iter().flatten().min())
     }
 
     /// Logs and counts what begins and ends to be announced.

@@ -1,28 +1,17 @@
 //! What the speaker watches.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use fairlead_api::{L2Advertisement, NodeState, convert};
-use fairlead_core::announce::{Record, Records};
+use fairlead_api::{L2Advertisement, convert};
 use fairlead_core::config::{RawAdvertisement, RawPool};
 use fairlead_core::model::{Node, NodeName, Service, Slice};
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
 use fairlead_runtime::{Table, follow_services};
 use k8s_openapi::api::core::v1 as core_v1;
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
-use crate::l2::Mac;
-
-/// The NodeState of one node, as far as other speakers read it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// Its candidacy record.
-    pub record: Record,
-    /// The MAC addresses it announces from.
-    pub macs: BTreeSet<Mac>,
-}
+use crate::membership::task::Peers;
 
 /// One table for each kind.
 pub struct Index {
@@ -30,14 +19,12 @@ pub struct Index {
     pub services: Table<Service>,
     /// All EndpointSlices.
     pub slices: Table<Slice>,
-    /// The Node of this speaker only.
+    /// All Nodes: this one, and those whose speakers gossip.
     pub nodes: Table<Node>,
     /// All AddressPools.
     pub pools: Table<RawPool>,
     /// All L2Advertisements.
     pub advertisements: Table<RawAdvertisement>,
-    /// The NodeStates of all speakers.
-    pub states: Table<Peer>,
 }
 
 impl Default for Index {
@@ -48,7 +35,6 @@ impl Default for Index {
             nodes: Table::new("Node"),
             pools: Table::new("AddressPool"),
             advertisements: Table::new("L2Advertisement"),
-            states: Table::new("NodeState"),
         }
     }
 }
@@ -61,44 +47,26 @@ impl Index {
             && self.nodes.listed()
             && self.pools.listed()
             && self.advertisements.listed()
-            && self.states.listed()
     }
 
-    /// The published records of all nodes.
-    pub fn records(&self) -> Records {
-        self.states
-            .iter()
-            .map(|(name, peer)| (NodeName::from(name), peer.record.clone()))
-            .collect()
-    }
-
-    /// The MAC addresses of all speakers.
-    pub fn macs(&self) -> BTreeSet<Mac> {
-        self.states
+    /// The address of each node at which its speaker is reached: its first InternalIP.
+    pub fn peers(&self) -> Peers {
+        self.nodes
             .values()
-            .flat_map(|peer| peer.macs.iter().copied())
+            .filter_map(|node| Some((node.name.clone(), *node.internal_ips.first()?)))
             .collect()
     }
-}
 
-/// A NodeState as the index keeps it.
-pub fn peer(state: &NodeState) -> Peer {
-    state.status.as_ref().map_or_else(Peer::default, |status| Peer {
-        record: convert::record(&status.candidacy),
-        macs: status
-            .interfaces
-            .iter()
-            .filter_map(|interface| interface.mac.parse().ok())
-            .collect(),
-    })
+    /// The addresses of a node.
+    pub fn addresses(&self, node: &NodeName) -> &[IpAddr] {
+        self.nodes
+            .get(node.as_str())
+            .map_or(&[], |node| &node.internal_ips)
+    }
 }
 
 /// Starts one watch for each kind.
-pub fn follow_all(client: &Client, me: &NodeName, shared: &Shared<Index>, tasks: &mut JoinSet<()>) {
-    let own = watcher::Config {
-        field_selector: Some(format!("metadata.name={me}")),
-        ..config()
-    };
+pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<()>) {
     follow_services(
         client,
         shared,
@@ -109,7 +77,7 @@ pub fn follow_all(client: &Client, me: &NodeName, shared: &Shared<Index>, tasks:
     );
     tasks.spawn(follow(
         Api::<Guarded<core_v1::Node>>::all(client.clone()),
-        own,
+        config(),
         shared.clone(),
         |index: &mut Index| &mut index.nodes,
         convert::node,
@@ -120,12 +88,5 @@ pub fn follow_all(client: &Client, me: &NodeName, shared: &Shared<Index>, tasks:
         shared.clone(),
         |index: &mut Index| &mut index.advertisements,
         convert::advertisement,
-    ));
-    tasks.spawn(follow(
-        Api::<Guarded<NodeState>>::all(client.clone()),
-        config(),
-        shared.clone(),
-        |index: &mut Index| &mut index.states,
-        |state| Some(peer(state)),
     ));
 }

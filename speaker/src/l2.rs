@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
+pub use fairlead_core::config::ConflictPolicy;
 use fairlead_core::model::Family;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -27,7 +28,7 @@ pub use mac::Mac;
 pub use schedule::{Job, Schedule};
 pub use sightings::{Conflict, Sightings};
 pub use socket::WireSocket;
-pub use table::{Claimant, ConflictPolicy, Entry, Judged, Request, Scope, Table};
+pub use table::{Claimant, Entry, Judged, Request, Scope, Table};
 
 use self::interface::Place;
 use self::sightings::Board;

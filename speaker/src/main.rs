@@ -7,15 +7,18 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use fairlead_core::model::NodeName;
-use fairlead_runtime::link::{HEALTH_SOCKET, SOCKET};
 use fairlead_runtime::gossip_key::GossipKeyArgs;
+use fairlead_runtime::link::{HEALTH_SOCKET, SOCKET};
 use fairlead_runtime::{
     CommonArgs, Readiness, class_policy, client, follow_leaving, init, raise_file_limit, serve_http, shutdown,
 };
 use fairlead_speaker::engine::{self, Settings};
 use fairlead_speaker::health::{self, HealthUrl, ProxyHealth, Thresholds, Timing};
 use fairlead_speaker::l2::WireSocket;
+use fairlead_speaker::membership::detector;
+use fairlead_speaker::membership::seal::{NEWEST, OLDEST};
 use fairlead_speaker::metrics::Metrics;
+use fairlead_speaker::snapshot;
 use prometheus_client::registry::Registry;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7671);
@@ -58,6 +61,21 @@ struct Arguments {
     /// URL of the service proxy's health, for proxies that do not answer on the InternalIP
     #[arg(long, conflicts_with = "proxy_health_port", value_name = "URL")]
     proxy_health_url: Option<HealthUrl>,
+    /// UDP port on which speakers gossip with each other, the same on all nodes
+    #[arg(long, default_value_t = 7673, value_parser = clap::value_parser!(u16).range(1..), value_name = "PORT")]
+    gossip_port: u16,
+    /// Highest version of the gossip's protocol to speak, for the time of an upgrade; older ones are understood anyway
+    #[arg(long, default_value_t = NEWEST, value_parser = clap::value_parser!(u8).range(i64::from(OLDEST)..=i64::from(NEWEST)), value_name = "VERSION")]
+    gossip_protocol: u8,
+    /// Between two probes of other speakers
+    #[arg(long, default_value = "80ms", value_parser = duration, value_name = "TIME")]
+    gossip_period: Duration,
+    /// How long a speaker that answers no probe is suspected before it counts as dead
+    #[arg(long, default_value = "240ms", value_parser = duration, value_name = "TIME")]
+    gossip_suspicion: Duration,
+    /// File in which a restarted speaker finds what the one before it knew
+    #[arg(long, default_value = snapshot::FILE, value_name = "PATH")]
+    snapshot: PathBuf,
     /// How long addresses are handed over to other nodes when the speaker is asked to end
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     handover_timeout: Duration,
@@ -89,6 +107,14 @@ impl Arguments {
             handover_timeout: self.handover_timeout,
             namespace: self.common.namespace.clone(),
             gossip_secret: self.gossip.gossip_secret.clone(),
+            gossip_port: self.gossip_port,
+            gossip_protocol: self.gossip_protocol,
+            detector: detector::Settings {
+                period: self.gossip_period,
+                patience: self.gossip_period * 3 / 8,
+                suspicion: self.gossip_suspicion,
+            },
+            snapshot: self.snapshot.clone(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Writing this node's NodeState: at once when it changed, and as a heartbeat.
+//! Writing this node's NodeState: when it has changed, and not more often than people can read.
 //!
 //! One task owns the object. Status is replaced as a whole, with the resourceVersion as precondition, so that a
 //! process which should have ended already cannot overwrite its successor unseen.
@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use fairlead_api::{NodeState, NodeStateSpec, NodeStateStatus};
-use fairlead_core::announce::HEARTBEAT;
 use fairlead_core::model::NodeName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ObjectMeta, PostParams};
@@ -15,10 +14,13 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::metrics::{Metrics, ResultLabels};
-use crate::status::urgent;
+use crate::status::notable;
 
-/// Changes that follow a write within this time travel together.
-const COALESCE: Duration = Duration::from_millis(20);
+/// Between two writes. Nobody waits for them: speakers hear of each other by gossip, and the end of a speaker, or of the
+/// installation, is written at once.
+const BETWEEN: Duration = Duration::from_secs(2);
+/// The same if nothing has changed that anybody waits for.
+const AT_LEISURE: Duration = Duration::from_secs(30);
 /// For one request.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two attempts while the API server cannot be reached.
@@ -27,7 +29,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// What is to be published.
 #[derive(Clone, Debug)]
 pub struct Desired {
-    /// The status; incarnation and sequence are filled in here.
+    /// The status.
     pub status: NodeStateStatus,
     /// UID of the Node object, which will own the NodeState.
     pub node_uid: Option<String>,
@@ -48,72 +50,52 @@ enum WriteError {
     NoNode,
 }
 
-/// Reads what an earlier process of this node published, waiting for the API server as long as it takes.
-pub async fn read_back(api: &Api<NodeState>, me: &NodeName) -> Option<NodeStateStatus> {
-    let mut complained = false;
-    loop {
-        let error = match timeout(PATIENCE, api.get_opt(me.as_str())).await {
-            Ok(Ok(state)) => return state.and_then(|state| state.status),
-            Ok(Err(error)) => WriteError::Api(error),
-            Err(_) => WriteError::Timeout,
-        };
-        if !complained {
-            warn!(%error, "cannot read this node's NodeState; trying on");
-            complained = true;
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
 /// The writer of one NodeState.
 pub struct Publisher {
     api: Api<NodeState>,
     me: NodeName,
-    incarnation: i64,
-    sequence: i64,
     resource_version: Option<String>,
     metrics: Metrics,
 }
 
 impl Publisher {
     /// Nothing has been written yet.
-    pub fn new(api: Api<NodeState>, me: NodeName, incarnation: i64, metrics: Metrics) -> Self {
+    pub fn new(api: Api<NodeState>, me: NodeName, metrics: Metrics) -> Self {
         Self {
             api,
             me,
-            incarnation,
-            sequence: 0,
             resource_version: None,
             metrics,
         }
     }
 
-    /// Writes until the last status is written. `heartbeat` gets the sequence of every write that is due because time
-    /// has passed (see [`fairlead_core::announce::Liveness`]).
-    pub async fn run(mut self, mut desired: watch::Receiver<Option<Desired>>, heartbeat: watch::Sender<i64>) {
+    /// Writes until the last status is written.
+    pub async fn run(mut self, mut desired: watch::Receiver<Option<Desired>>) {
         let mut written: Option<NodeStateStatus> = None;
-        let mut next_heartbeat = Instant::now();
+        let mut last: Option<Instant> = None;
         let mut failing = false;
         loop {
             let current = desired.borrow_and_update().clone();
-            let Some(current) = current else {
+            let news = current
+                .as_ref()
+                .is_some_and(|current| written.as_ref() != Some(&current.status));
+            let Some(current) = current.filter(|current| news || current.last) else {
                 if desired.changed().await.is_err() {
                     return;
                 }
                 continue;
             };
-            let beat = Instant::now() >= next_heartbeat;
-            let news = written.as_ref().is_none_or(|old| urgent(old, &current.status));
-            if !beat && !news && !current.last {
+            let notable = written.as_ref().is_none_or(|old| notable(old, &current.status));
+            let pause = if notable { BETWEEN } else { AT_LEISURE };
+            let allowed = last
+                .map(|last| last + pause)
+                .filter(|_| !current.last && !current.leaving);
+            if let Some(allowed) = allowed.filter(|allowed| Instant::now() < *allowed) {
                 tokio::select! {
                     changed = desired.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep_until(next_heartbeat) => {}
+                    () = tokio::time::sleep_until(allowed) => {}
                 }
                 continue;
-            }
-            self.sequence += 1;
-            if beat {
-                heartbeat.send_replace(self.sequence);
             }
             let outcome = self.write(&current).await;
             let result = if outcome.is_ok() { "success" } else { "failure" };
@@ -126,15 +108,12 @@ impl Publisher {
                     if std::mem::take(&mut failing) {
                         info!("the NodeState can be written again");
                     }
-                    debug!(sequence = self.sequence, beat, "NodeState written");
+                    debug!("NodeState written");
                     written = Some(current.status);
                     if current.last {
                         return;
                     }
-                    if beat {
-                        next_heartbeat = Instant::now() + HEARTBEAT;
-                    }
-                    tokio::time::sleep(COALESCE).await;
+                    last = Some(Instant::now());
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -158,9 +137,6 @@ impl Publisher {
                     None => return Ok(()),
                 },
             };
-            let mut status = desired.status.clone();
-            status.candidacy.incarnation = self.incarnation;
-            status.candidacy.sequence = self.sequence;
             let state = NodeState {
                 metadata: ObjectMeta {
                     name: Some(self.me.to_string()),
@@ -168,7 +144,7 @@ impl Publisher {
                     ..ObjectMeta::default()
                 },
                 spec: NodeStateSpec {},
-                status: Some(status),
+                status: Some(desired.status.clone()),
             };
             let parameters = PostParams::default();
             let request = self.api.replace_status(self.me.as_str(), &parameters, &state);

@@ -138,9 +138,20 @@ pub enum Probe {
 impl From<&ProbeTarget> for Probe {
     fn from(target: &ProbeTarget) -> Self {
         match target.clone() {
-            ProbeTarget::Service { service, address, port } => Self::Service { service, address, port },
+            ProbeTarget::Service {
+                service,
+                address,
+                port,
+            } => Self::Service {
+                service,
+                address,
+                port,
+            },
             ProbeTarget::Proxy { address } => Self::Proxy { address },
-            ProbeTarget::Agent { service, family } => Self::Agent { service, six: family == Family::V6 },
+            ProbeTarget::Agent { service, family } => Self::Agent {
+                service,
+                six: family == Family::V6,
+            },
         }
     }
 }
@@ -148,11 +159,20 @@ impl From<&ProbeTarget> for Probe {
 impl From<&Probe> for ProbeTarget {
     fn from(probe: &Probe) -> Self {
         match probe.clone() {
-            Probe::Service { service, address, port } => Self::Service { service, address, port },
+            Probe::Service {
+                service,
+                address,
+                port,
+            } => Self::Service {
+                service,
+                address,
+                port,
+            },
             Probe::Proxy { address } => Self::Proxy { address },
-            Probe::Agent { service, six } => {
-                Self::Agent { service, family: if six { Family::V6 } else { Family::V4 } }
-            }
+            Probe::Agent { service, six } => Self::Agent {
+                service,
+                family: if six { Family::V6 } else { Family::V4 },
+            },
         }
     }
 }
@@ -177,9 +197,16 @@ impl Snapshot {
         };
         if !snapshot.usable(&boot(), now) {
             info!("the snapshot is of an earlier boot or older than a day");
-            return Self { incarnation: snapshot.incarnation, ..Self::default() };
+            return Self {
+                incarnation: snapshot.incarnation,
+                ..Self::default()
+            };
         }
-        info!(claims = snapshot.claims.len(), peers = snapshot.peers.len(), "snapshot read");
+        info!(
+            claims = snapshot.claims.len(),
+            peers = snapshot.peers.len(),
+            "snapshot read"
+        );
         snapshot
     }
 
@@ -191,7 +218,18 @@ impl Snapshot {
 
     /// What was announced, as the plan continues it.
     pub fn held(&self) -> BTreeMap<IpAddr, Hold> {
-        self.claims.iter().map(|claim| (claim.address, Hold { claim: claim.claim, losing: None })).collect()
+        self.claims
+            .iter()
+            .map(|claim| {
+                (
+                    claim.address,
+                    Hold {
+                        claim: claim.claim,
+                        losing: None,
+                    },
+                )
+            })
+            .collect()
     }
 
     /// The record that was published, as far as it had claims: with it the others go on counting on this node.
@@ -212,13 +250,18 @@ impl Snapshot {
 
     /// The nodes' addresses.
     pub fn nodes(&self) -> Peers {
-        self.peers.iter().map(|(name, address)| (NodeName(name.clone()), *address)).collect()
+        self.peers
+            .iter()
+            .map(|(name, address)| (NodeName(name.clone()), *address))
+            .collect()
     }
 }
 
 /// Identifies this boot; empty if the system does not say, and then no snapshot is of this boot.
 pub fn boot() -> String {
-    std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string(BOOT_ID)
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Writes every new value until there will be none any more.
@@ -265,8 +308,14 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// And back; `None` if it is no such text.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| c.to_digit(16).map(|d| d as u8))
+        .collect::<Option<_>>()?;
+    digits
+        .len()
+        .is_multiple_of(2)
+        .then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 #[cfg(test)]
@@ -290,11 +339,20 @@ mod tests {
                 services: vec![service.clone()],
                 interfaces: vec!["eth0".to_owned()],
                 probes: vec![
-                    Probe::Service { service: service.clone(), address: IpAddr::from([192, 0, 2, 1]), port: 31000 },
-                    Probe::Proxy { address: IpAddr::from([192, 0, 2, 1]) },
+                    Probe::Service {
+                        service: service.clone(),
+                        address: IpAddr::from([192, 0, 2, 1]),
+                        port: 31000,
+                    },
+                    Probe::Proxy {
+                        address: IpAddr::from([192, 0, 2, 1]),
+                    },
                     Probe::Agent { service, six: true },
                 ],
-                health: Settings { interval_ms: Some(300), ..Settings::default() },
+                health: Settings {
+                    interval_ms: Some(300),
+                    ..Settings::default()
+                },
             }],
             status: NodeStateStatus::default(),
         }
@@ -313,7 +371,15 @@ mod tests {
         assert_eq!(Snapshot::load(&path, at(1_000_000 + 86_400)), written);
         let old = Snapshot::load(&path, at(1_000_000 + 86_401));
         assert_eq!((old.incarnation, old.claims.len(), old.keys.len()), (7, 0, 0));
-        write(&path, &Snapshot { boot: "another".into(), ..written }).await.unwrap();
+        write(
+            &path,
+            &Snapshot {
+                boot: "another".into(),
+                ..written
+            },
+        )
+        .await
+        .unwrap();
         assert!(Snapshot::load(&path, at(1_000_000)).claims.is_empty());
         std::fs::write(&path, "{").unwrap();
         assert_eq!(Snapshot::load(&path, at(1_000_000)), Snapshot::default());
@@ -329,9 +395,18 @@ mod tests {
         for bad in ["0", "0g", "zz"] {
             assert_eq!(unhex(bad), None, "{bad}");
         }
-        assert_eq!(snapshot.held()[&IpAddr::from([192, 0, 2, 100])], Hold { claim: 3, losing: None });
+        assert_eq!(
+            snapshot.held()[&IpAddr::from([192, 0, 2, 100])],
+            Hold {
+                claim: 3,
+                losing: None
+            }
+        );
         assert_eq!(snapshot.contents().len(), 1);
         let health = Health::from(snapshot.claims[0].health);
-        assert_eq!((health.interval, health.timeout), (Some(Duration::from_millis(300)), None));
+        assert_eq!(
+            (health.interval, health.timeout),
+            (Some(Duration::from_millis(300)), None)
+        );
     }
 }

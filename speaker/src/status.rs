@@ -5,11 +5,10 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use fairlead_api::NodeStateStatus;
-use fairlead_api::convert::candidacy_record;
 use fairlead_api::node_state::{
-    AnnouncedAddress, DataPathState, HeldBack, HeldBackAddress, NETWORK_MOST, NodeInterface,
+    AddressConflict, AnnouncedAddress, DataPathState, GossipState, HeldBack, HeldBackAddress, LISTED_MOST,
+    NETWORK_MOST, NodeInterface,
 };
-use fairlead_core::announce::Record;
 use fairlead_core::model::ServiceKey;
 use fairlead_core::reason::Reason;
 use jiff::Timestamp;
@@ -47,11 +46,12 @@ impl Since {
     }
 }
 
-/// Writes the status for a decision. The sequence of the record is filled in when it is published.
+/// Writes the status for a decision.
 pub fn render(
     decision: &Decision,
     links: &Links,
     data_path: &Memory,
+    gossip: &GossipState,
     withdrawn: bool,
     since: &mut Since,
     clock: (Instant, Timestamp),
@@ -70,6 +70,7 @@ pub fn render(
             AnnouncedAddress {
                 address,
                 interfaces: interfaces.iter().cloned().collect(),
+                claim: decision.plan.held.get(&address).map_or(0, |hold| hold.claim),
                 since: stamp(address, &services, Reason::Announced.as_str()),
                 services,
             }
@@ -85,6 +86,25 @@ pub fn render(
             message: refusal.message,
         });
     }
+    let conflicts: Vec<AddressConflict> = decision
+        .conflicts
+        .iter()
+        .take(LISTED_MOST)
+        .map(|(address, conflict)| {
+            let services = decision
+                .evaluations
+                .get(address)
+                .map(|evaluation| names(&evaluation.services));
+            let services = services.unwrap_or_default();
+            AddressConflict {
+                address: *address,
+                since: stamp(*address, &services, Reason::AddressConflict.as_str()),
+                services,
+                mac: conflict.by.to_string(),
+                interface: conflict.interface.clone(),
+            }
+        })
+        .collect();
     since.0 = kept;
     let held_back_count: usize = groups.values().map(Vec::len).sum();
     let mut room = LISTED;
@@ -103,10 +123,6 @@ pub fn render(
         })
         .collect();
     NodeStateStatus {
-        candidacy: candidacy_record(&Record {
-            candidacies: decision.plan.candidacies.clone(),
-            ..Record::default()
-        }),
         announced_count: announced.len() as i64,
         announced,
         held_back_count: held_back_count as i64,
@@ -130,6 +146,8 @@ pub fn render(
             .take(NETWORK_MOST)
             .collect(),
         gateways: links::gateways(links).into_iter().take(NETWORK_MOST).collect(),
+        conflicts,
+        gossip: gossip.clone(),
         withdrawn,
     }
 }
@@ -139,13 +157,10 @@ pub fn names(services: &[ServiceKey]) -> Vec<String> {
     services.iter().map(ToString::to_string).collect()
 }
 
-/// Must the new status be written at once? A sentence that reads differently, or a data-path number, can wait for the
-/// next heartbeat.
-pub fn urgent(old: &NodeStateStatus, new: &NodeStateStatus) -> bool {
+/// Does anybody wait to read the new status? A sentence that reads differently, or the number of a plan, has time.
+pub fn notable(old: &NodeStateStatus, new: &NodeStateStatus) -> bool {
     let essence = |status: &NodeStateStatus| {
         let mut status = status.clone();
-        status.candidacy.incarnation = 0;
-        status.candidacy.sequence = 0;
         status.data_path.plan = 0;
         status.data_path.programmed = 0;
         for group in &mut status.held_back {
@@ -164,7 +179,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use fairlead_core::announce::Evaluation;
-    use fairlead_core::config::Health;
     use fairlead_core::reason::Refusal;
 
     /// This many addresses are held back, the even ones because another node is elected.
@@ -191,7 +205,15 @@ mod tests {
 
     fn rendered(decision: &Decision, since: &mut Since, second: i64) -> NodeStateStatus {
         let clock = (Instant::now(), Timestamp::from_second(second).unwrap());
-        render(decision, &Links::new(), &Memory::default(), false, since, clock)
+        render(
+            decision,
+            &Links::new(),
+            &Memory::default(),
+            &GossipState::default(),
+            false,
+            since,
+            clock,
+        )
     }
 
     #[test]
@@ -227,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_is_told_within_bounds_and_at_once() {
+    fn the_network_is_told_within_bounds() {
         let links = |count: u8| {
             let address = |n: u8| IpAddr::from([10, 0, n, 1]);
             let link = links::Link {
@@ -249,6 +271,7 @@ mod tests {
                 &Decision::default(),
                 &links(count),
                 &Memory::default(),
+                &GossipState::default(),
                 false,
                 since,
                 clock,
@@ -264,27 +287,21 @@ mod tests {
             "10.0.99.1",
             "the order of the routes is kept"
         );
-        assert!(!urgent(&of(1), &of(1)));
-        assert!(urgent(&of(1), &of(2)));
     }
 
     #[test]
-    fn only_what_others_act_on_is_urgent() {
+    fn another_sentence_or_another_plan_is_not_notable() {
         let status = |count, message| rendered(&held_back(count, message), &mut Since::default(), 1);
         let old = status(2, "HTTP 503");
-        assert!(!urgent(&old, &status(2, "connection refused")));
-        assert!(urgent(&old, &status(3, "HTTP 503")));
-        let mut beat = old.clone();
-        (
-            beat.candidacy.incarnation,
-            beat.candidacy.sequence,
-            beat.data_path.plan,
-        ) = (5, 6, 7);
-        assert!(!urgent(&old, &beat));
+        assert!(!notable(&old, &status(2, "connection refused")));
+        assert!(notable(&old, &status(3, "HTTP 503")));
+        let mut planned = old.clone();
+        planned.data_path.plan = 7;
+        assert!(!notable(&old, &planned));
         let withdrawn = NodeStateStatus {
             withdrawn: true,
             ..old.clone()
         };
-        assert!(urgent(&old, &withdrawn));
+        assert!(notable(&old, &withdrawn));
     }
 }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::record::{Candidacy, LAST_RESORT, Records};
 use crate::model::NodeName;
@@ -65,7 +66,7 @@ fn rank<'a>(address: IpAddr, node: &'a NodeName, candidacy: &Candidacy) -> impl 
 /// The highest claim on an address in any record, those of the dead included: a claim above it outlives their return.
 pub fn highest_claim<'a>(
     address: IpAddr,
-    records: impl IntoIterator<Item = &'a super::record::Record>,
+    records: impl IntoIterator<Item = &'a Arc<super::record::Record>>,
 ) -> Option<i64> {
     records
         .into_iter()
@@ -120,7 +121,7 @@ mod tests {
                     candidacies: BTreeMap::from([(vip(), *candidacy)]),
                     ..Record::default()
                 };
-                (NodeName::from(*node), record)
+                (NodeName::from(*node), record.into())
             })
             .collect()
     }
@@ -263,7 +264,7 @@ mod tests {
     fn the_dead_and_the_silent_are_passed_over() {
         let mut all = records(&[("a", claims(1)), ("b", PLAIN)]);
         let live = BTreeSet::from([NodeName::from("b"), NodeName::from("c")]);
-        all.insert("c".into(), Record::default());
+        all.insert("c".into(), Record::default().into());
         assert_eq!(elect(vip(), &all, &live), Some(&NodeName::from("b")));
         assert_eq!(elect(vip(), &all, &BTreeSet::new()), None);
         assert_eq!(highest_claim(vip(), all.values()), Some(1));
@@ -282,7 +283,7 @@ mod tests {
                         candidacies: BTreeMap::from([(address, PLAIN)]),
                         ..Record::default()
                     };
-                    (node.clone(), record)
+                    (node.clone(), record.into())
                 })
                 .collect();
             let live = nodes.iter().cloned().collect();
@@ -310,7 +311,7 @@ mod tests {
             let entries: Vec<(String, Candidacy)> = entries.into_iter()
                 .map(|(node, (cordoned, weight, preempts, claim))| (node, Candidacy { cordoned, weight, preempts, claim })).collect();
             let all: Records = entries.iter().map(|(node, candidacy)| {
-                (NodeName(node.clone()), Record { candidacies: BTreeMap::from([(vip(), *candidacy)]), ..Record::default() })
+                (NodeName(node.clone()), Record { candidacies: BTreeMap::from([(vip(), *candidacy)]), ..Record::default() }.into())
             }).collect();
             let live: BTreeSet<NodeName> = all.keys().filter(|node| !dead.contains(&node.0)).cloned().collect();
             let owner = elect(vip(), &all, &live);

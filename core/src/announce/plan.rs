@@ -267,6 +267,8 @@ pub fn has_rival(address: IpAddr, me: &NodeName, published: &Records, live: &BTr
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn vip() -> IpAddr {
@@ -290,7 +292,7 @@ mod tests {
                     candidacies: BTreeMap::from([(vip(), *candidacy)]),
                     ..Record::default()
                 };
-                (NodeName::from(*node), record)
+                (NodeName::from(*node), record.into())
             })
             .collect();
         let plan = plan(&Input {
@@ -456,7 +458,7 @@ mod tests {
                 candidacies: BTreeMap::from([(vip(), candidacy(false, claim))]),
                 ..Record::default()
             };
-            Records::from([(me.clone(), record)])
+            Records::from([(me.clone(), record.into())])
         };
         let planned = |published: &Records, offered: &BTreeMap<IpAddr, Duration>, now: Duration| {
             plan(&Input {
@@ -506,9 +508,12 @@ mod tests {
         };
         let planned =
             |candidate: Candidate, own: Candidacy, eligible_since: &BTreeMap<_, _>, departing, now| {
-                let record = |candidacy| Record {
-                    candidacies: BTreeMap::from([(vip(), candidacy)]),
-                    ..Record::default()
+                let record = |candidacy| {
+                    let candidacies = BTreeMap::from([(vip(), candidacy)]);
+                    Arc::new(Record {
+                        candidacies,
+                        ..Record::default()
+                    })
                 };
                 let published = Records::from([(me.clone(), record(own)), ("peer".into(), record(owned))]);
                 plan(&Input {
@@ -609,7 +614,7 @@ mod tests {
         let plan = plan(&Input {
             me: &me,
             candidates: &BTreeMap::new(),
-            published: &Records::from([(me.clone(), record.clone())]),
+            published: &Records::from([(me.clone(), record.clone().into())]),
             live: &BTreeSet::from([me.clone()]),
             held: &Hold::continued(&record),
             offered: &BTreeMap::new(),
@@ -630,7 +635,7 @@ mod tests {
         let departing = plan(&Input {
             me: &me,
             candidates: &BTreeMap::from([(vip(), Candidate::default())]),
-            published: &Records::from([(me.clone(), claimed.clone())]),
+            published: &Records::from([(me.clone(), claimed.clone().into())]),
             live: &BTreeSet::from([me.clone()]),
             held: &Hold::continued(&claimed),
             offered: &BTreeMap::new(),
@@ -647,7 +652,8 @@ mod tests {
             Record {
                 candidacies: departing.candidacies,
                 ..Record::default()
-            },
+            }
+            .into(),
         )]);
         let live = BTreeSet::from([me.clone(), "peer".into()]);
         assert!(!has_rival(vip(), &me, &published, &live));
@@ -655,7 +661,7 @@ mod tests {
             candidacies: BTreeMap::from([(vip(), candidacy(true, None))]),
             ..Record::default()
         };
-        published.insert("peer".into(), peer);
+        published.insert("peer".into(), peer.into());
         assert!(has_rival(vip(), &me, &published, &live));
         assert_eq!(elect(vip(), &published, &live), Some(&"peer".into()));
     }

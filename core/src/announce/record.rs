@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::NodeName;
 
@@ -33,4 +34,4 @@ pub struct Candidacy {
 }
 
 /// The records of all nodes, as this node sees them.
-pub type Records = BTreeMap<NodeName, Record>;
+pub type Records = BTreeMap<NodeName, Arc<Record>>;

@@ -123,7 +123,7 @@ impl Cluster {
                     .speakers
                     .iter()
                     .filter(|speaker| speaker.published.incarnation > 0)
-                    .map(|speaker| (speaker.name.as_str().into(), speaker.published.clone()))
+                    .map(|speaker| (speaker.name.as_str().into(), speaker.published.clone().into()))
                     .collect();
                 let speaker = &mut self.speakers[n];
                 speaker.up = true;
@@ -206,7 +206,7 @@ impl Cluster {
                     if to.seen.get(&name).is_none_or(|old| stamp(old) != stamp(&record)) {
                         to.dead.remove(&name);
                     }
-                    to.seen.insert(name, record);
+                    to.seen.insert(name, record.into());
                 }
             }
             Step::Detect(observer, observed) => {

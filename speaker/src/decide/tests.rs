@@ -1,5 +1,5 @@
 use super::*;
-use crate::index::Peer;
+use crate::membership::wire::Meta;
 use fairlead_core::announce::{Candidacy, Record, Verdict};
 use fairlead_core::config::{RawAdvertisement, RawPool};
 use fairlead_core::model::{
@@ -27,7 +27,7 @@ fn service(name: &str, last: u8) -> Service {
 }
 
 /// Everything is in order on node `me` for the Services `a` (.1) and `b` (.2).
-fn index() -> Index {
+fn index() -> World {
     let mut index = Index::default();
     for (name, last) in [("a", 1), ("b", 2)] {
         index
@@ -76,19 +76,48 @@ fn index() -> Index {
         ..RawAdvertisement::default()
     };
     index.advertisements.apply("l2", Some(advertisement));
-    index
+    let live = ["me".into(), "peer".into()].into();
+    World {
+        index,
+        gossip: View {
+            live,
+            ..View::default()
+        },
+    }
 }
 
-fn publish(index: &mut Index, node: &str, candidacies: &[(u8, Candidacy)]) {
+/// What the API server says, and what the gossip says.
+struct World {
+    index: Index,
+    gossip: View,
+}
+
+impl std::ops::Deref for World {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        &self.index
+    }
+}
+
+impl std::ops::DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Index {
+        &mut self.index
+    }
+}
+
+fn publish(world: &mut World, node: &str, candidacies: &[(u8, Candidacy)]) {
     let record = Record {
         candidacies: candidacies.iter().map(|(last, c)| (vip(*last), *c)).collect(),
         ..Record::default()
     };
-    let peer = Peer {
-        record,
-        macs: [Mac([2, 0, 0, 0, 0, 9])].into(),
-    };
-    index.states.apply(node, Some(peer));
+    world.gossip.records.insert(node.into(), record.into());
+    world.gossip.metas.insert(
+        node.into(),
+        Meta {
+            macs: vec![Mac([2, 0, 0, 0, 0, 9])],
+        },
+    );
 }
 
 fn links() -> Links {
@@ -108,6 +137,7 @@ struct Run {
     verdict: Verdict,
     leaving: bool,
     departing: bool,
+    sightings: Sightings,
 }
 
 fn run() -> Run {
@@ -116,6 +146,7 @@ fn run() -> Run {
         verdict: Verdict::Pass,
         leaving: false,
         departing: false,
+        sightings: Sightings::default(),
     }
 }
 
@@ -123,7 +154,7 @@ fn hold(last: u8, claim: i64) -> (IpAddr, Hold) {
     (vip(last), Hold { claim, losing: None })
 }
 
-fn decided(index: &Index, run: &Run) -> Decision {
+fn decided(world: &World, run: &Run) -> Decision {
     let now = Instant::now();
     let mut data_path = Memory::default();
     let programmed = AddressReport {
@@ -140,7 +171,7 @@ fn decided(index: &Index, run: &Run) -> Decision {
         last_seen: Some(now),
     });
     decide(
-        index,
+        &world.index,
         &Inputs {
             me: &"me".into(),
             class: ClassPolicy {
@@ -150,7 +181,8 @@ fn decided(index: &Index, run: &Run) -> Decision {
             links: &links(),
             data_path: &data_path,
             verdicts: &Verdicts::from([(ProbeTarget::Proxy { address: vip(11) }, run.verdict.clone())]),
-            live: &["me".into(), "peer".into()].into(),
+            gossip: &world.gossip,
+            sightings: &run.sightings,
             held: &run.held,
             offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
             eligible_since: &BTreeMap::new(),
@@ -282,7 +314,7 @@ fn a_shared_address_is_announced_once_for_all_its_services() {
     };
     publish(&mut index, "me", &[(1, mine)]);
     let held = BTreeMap::from([hold(1, 1)]);
-    let announced = |index: &Index, verdict: Verdict| {
+    let announced = |index: &World, verdict: Verdict| {
         let held = held.clone();
         let decision = decided(
             index,

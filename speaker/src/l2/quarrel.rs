@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::table::ConflictPolicy;
+use fairlead_core::config::ConflictPolicy;
 
 /// At most one defence of one address in this time (`DEFEND_INTERVAL` of RFC 5227 §1.1).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);

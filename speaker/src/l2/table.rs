@@ -3,17 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::mac::Mac;
+use fairlead_core::config::ConflictPolicy;
 
-/// What to do when a machine that is no speaker uses an address which is announced here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConflictPolicy {
-    /// Announce it once more, at most every 10 s (RFC 5227 §2.4 (c)).
-    #[default]
-    Defend,
-    /// Only report it; whoever decides what is announced takes the address away.
-    Yield,
-}
+use super::mac::Mac;
 
 /// How an address is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

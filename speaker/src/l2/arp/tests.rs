@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::l2::table::{ConflictPolicy, Entry};
+use crate::l2::ConflictPolicy;
+use crate::l2::table::Entry;
 use proptest::prelude::*;
 
 const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);

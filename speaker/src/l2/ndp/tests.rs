@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::l2::table::{ConflictPolicy, Entry};
+use crate::l2::ConflictPolicy;
+use crate::l2::table::Entry;
 use etherparse::{Icmpv6Slice, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 

@@ -64,7 +64,8 @@ impl Key {
         self.id
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// The secret itself.
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }

@@ -1,0 +1,279 @@
+//! Where a decision is told: to the other speakers, the node agent, the API server, and to the process after this one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use fairlead_api::node_state::{GossipState, LISTED_MOST};
+use fairlead_core::announce::Hold;
+use fairlead_core::model::{Family, NodeName};
+use fairlead_runtime::link::SpeakerReport;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::datapath::Memory;
+use crate::decide::Decision;
+use crate::index::Index;
+use crate::l2::Mac;
+use crate::links::Links;
+use crate::membership::node::{LONE, View};
+use crate::membership::seal::Key as GossipKey;
+use crate::membership::task::{Contents, Peers};
+use crate::membership::wire::{Key, Meta, encode_candidacy};
+use crate::metrics::Metrics;
+use crate::publish::Desired;
+use crate::snapshot::{self, Claim, Probe, Snapshot};
+use crate::status::{Since, render};
+
+/// From when on it is said that no other speaker is heard: it may take others as long to start as this one.
+const ISOLATED: Duration = Duration::from_secs(5);
+
+/// The keys, and how they are kept for the next process.
+pub(super) struct SharedKeys;
+
+impl SharedKeys {
+    /// The keys of a snapshot.
+    pub(super) fn restore(snapshot: &Snapshot) -> Vec<GossipKey> {
+        let keys = snapshot.keys.iter().filter_map(|text| snapshot::unhex(text));
+        keys.filter_map(|bytes| GossipKey::new(&bytes).ok()).collect()
+    }
+}
+
+/// All that is told.
+pub(super) struct Outlets {
+    pub report: watch::Sender<SpeakerReport>,
+    pub desired: watch::Sender<Option<Desired>>,
+    pub peers: watch::Sender<Peers>,
+    pub contents: watch::Sender<Contents>,
+    pub snapshots: watch::Sender<Option<Snapshot>>,
+    pub keys: watch::Receiver<Vec<GossipKey>>,
+    pub incarnation: i64,
+    pub since: Since,
+    pub port: u16,
+    pub started: Instant,
+}
+
+/// What there is to tell.
+pub(super) struct News<'a> {
+    pub me: &'a NodeName,
+    pub index: &'a Index,
+    /// Has the API server told everything?
+    pub listed: bool,
+    pub decision: &'a Decision,
+    pub links: &'a Links,
+    pub gossip: &'a View,
+    pub data_path: &'a Memory,
+    pub held: &'a BTreeMap<IpAddr, Hold>,
+    pub leaving: bool,
+    /// Nothing will follow.
+    pub last: bool,
+    pub metrics: &'a Metrics,
+}
+
+impl Outlets {
+    /// Whom to gossip with.
+    pub(super) fn tell_peers(&self, index: &Index) {
+        let peers = index.peers();
+        self.peers.send_if_modified(|known| {
+            let changed = *known != peers;
+            *known = peers;
+            changed
+        });
+    }
+
+    /// When to tell again although nothing has changed.
+    pub(super) fn wake(&self, now: Instant) -> Option<Instant> {
+        Some(self.started + ISOLATED).filter(|time| *time > now)
+    }
+
+    pub(super) fn tell(&mut self, news: &News) {
+        let announcing: BTreeSet<IpAddr> = news.held.keys().copied().collect();
+        let withdrawn = news.leaving && announcing.is_empty();
+        self.tell_speakers(news);
+        self.tell_agent(news, announcing, withdrawn);
+        let gossip = self.gossip_state(news);
+        let clock = (Instant::now(), Timestamp::now());
+        let status = render(
+            news.decision,
+            news.links,
+            news.data_path,
+            &gossip,
+            withdrawn,
+            &mut self.since,
+            clock,
+        );
+        news.metrics.announced.set(status.announced_count);
+        news.metrics.held_back.set(status.held_back_count);
+        let snapshot = Snapshot {
+            boot: snapshot::boot(),
+            written: clock.1.as_second(),
+            incarnation: self.incarnation.max(news.gossip.incarnation),
+            keys: self
+                .keys
+                .borrow()
+                .iter()
+                .map(|key| snapshot::hex(key.bytes()))
+                .collect(),
+            peers: self
+                .peers
+                .borrow()
+                .iter()
+                .map(|(node, address)| (node.to_string(), *address))
+                .collect(),
+            claims: claims(news, self.snapshots.borrow().as_ref()),
+            status: status.clone(),
+        };
+        self.snapshots.send_if_modified(|known| {
+            let fresh = known.as_ref().is_some_and(|known| {
+                Snapshot {
+                    written: known.written,
+                    ..snapshot.clone()
+                } == *known
+            });
+            if !fresh {
+                *known = Some(snapshot);
+            }
+            !fresh
+        });
+        if news.listed {
+            self.desired.send_replace(Some(Desired {
+                status,
+                node_uid: news.decision.node_uid.clone(),
+                leaving: news.leaving,
+                last: news.last,
+            }));
+        } else if news.last {
+            // Without the API server nothing is written, and nobody waits for it.
+            self.desired.send_if_modified(|known| match known {
+                Some(desired) => {
+                    desired.last = true;
+                    true
+                }
+                None => false,
+            });
+        }
+    }
+
+    fn tell_speakers(&self, news: &News) {
+        let candidacies = news.decision.plan.candidacies.iter();
+        let mut contents: Contents = candidacies
+            .map(|(address, candidacy)| (Key::address(*address), encode_candidacy(candidacy)))
+            .collect();
+        // All interfaces, since a node may begin to announce on any of them before the others have heard of it.
+        let macs: BTreeSet<Mac> = news.links.values().map(|link| link.mac).collect();
+        contents.insert(
+            Key::meta(),
+            Meta {
+                macs: macs.into_iter().collect(),
+            }
+            .encode(),
+        );
+        self.contents.send_if_modified(|known| {
+            let changed = *known != contents;
+            *known = contents;
+            changed
+        });
+    }
+
+    fn tell_agent(&self, news: &News, announcing: BTreeSet<IpAddr>, withdrawn: bool) {
+        let fellows = news
+            .decision
+            .speakers
+            .iter()
+            .filter(|mac| !news.links.values().any(|link| link.mac == **mac));
+        let new = SpeakerReport {
+            withdrawn,
+            announcing,
+            owners: news.listed.then(|| owners(news)),
+            fellows: fellows.map(ToString::to_string).collect(),
+        };
+        self.report.send_if_modified(|known| {
+            let changed = *known != new;
+            *known = new;
+            changed
+        });
+    }
+
+    fn gossip_state(&self, news: &News) -> GossipState {
+        let missing: Vec<String> = news
+            .gossip
+            .missing
+            .iter()
+            .take(LISTED_MOST)
+            .map(ToString::to_string)
+            .collect();
+        let alive = news.gossip.live.len().saturating_sub(1);
+        let settled = self.started.elapsed() >= ISOLATED.max(LONE);
+        let problem = if self.keys.borrow().is_empty() {
+            "NoGossipKey: the Secret with the key that speakers share has not been read".to_owned()
+        } else if alive == 0 && !missing.is_empty() && settled {
+            let peers = self.peers.borrow();
+            let (name, address) = news
+                .gossip
+                .missing
+                .iter()
+                .find_map(|node| Some((node.to_string(), peers.get(node)?.to_string())))
+                .unwrap_or_default();
+            let port = self.port;
+            format!(
+                "GossipIsolated: no other speaker answers on UDP port {port}, for example that of {name} at {address}"
+            )
+        } else {
+            String::new()
+        };
+        GossipState {
+            alive: alive as i64,
+            unreachable: missing,
+            problem,
+        }
+    }
+}
+
+/// Who else owns an address: of several the one with the highest claim, dead or alive.
+fn owners(news: &News) -> BTreeMap<IpAddr, IpAddr> {
+    let mut best: BTreeMap<IpAddr, (i64, &NodeName)> = BTreeMap::new();
+    for (node, record) in news.gossip.records.iter().filter(|(node, _)| *node != news.me) {
+        for (address, candidacy) in &record.candidacies {
+            if let Some(claim) = candidacy.claim {
+                let known = best.entry(*address).or_insert((claim, node));
+                *known = (*known).max((claim, node));
+            }
+        }
+    }
+    let of_family = |address: IpAddr, node: &NodeName| {
+        news.index
+            .addresses(node)
+            .iter()
+            .copied()
+            .find(|own| Family::of(*own) == Family::of(address))
+    };
+    best.into_iter()
+        .filter_map(|(address, (_, node))| Some((address, of_family(address, node)?)))
+        .collect()
+}
+
+fn claims(news: &News, before: Option<&Snapshot>) -> Vec<Claim> {
+    let known = |address: &IpAddr| before?.claims.iter().find(|claim| claim.address == *address);
+    let claim = |(address, candidacy): (&IpAddr, &fairlead_core::announce::Candidacy)| {
+        let evaluation = news.decision.evaluations.get(address)?;
+        let candidate = evaluation.outcome.as_ref().ok();
+        Some(Claim {
+            address: *address,
+            claim: candidacy.claim?,
+            cordoned: candidacy.cordoned,
+            weight: candidacy.weight,
+            preempts: candidacy.preempts,
+            services: evaluation.services.clone(),
+            // A speaker that ends announces nothing any more; the next one needs to know where it did.
+            interfaces: match candidate {
+                Some(candidate) => candidate.interfaces.iter().cloned().collect(),
+                None => known(address)
+                    .map(|claim| claim.interfaces.clone())
+                    .unwrap_or_default(),
+            },
+            probes: evaluation.probes.iter().map(Probe::from).collect(),
+            health: evaluation.health.into(),
+        })
+    };
+    news.decision.plan.candidacies.iter().filter_map(claim).collect()
+}
