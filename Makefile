@@ -60,7 +60,7 @@ soak-ipam: ## A million random steps of simulated address management (FAIRLEAD_I
 	$(CARGO) test -q --release -p fairlead-core simulation::soak -- --ignored --nocapture
 
 .PHONY: fuzz
-fuzz: ## Fuzz what reads texts of users, a minute each (FUZZ_SECONDS)
+fuzz: ## Fuzz what reads texts of users and frames from the wire, a minute each (FUZZ_SECONDS)
 	scripts/fuzz.sh
 
 ##### Benchmarks

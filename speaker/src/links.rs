@@ -282,6 +282,42 @@ mod tests {
         (format!("eth{index}"), link)
     }
 
+    fn message(index: u32, kind: Option<InfoKind>, master: Option<u32>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![
+            LinkAttribute::IfName(format!("eth{index}")),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+        ];
+        let kind = kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+        message.attributes.extend(kind);
+        message.attributes.extend(master.map(LinkAttribute::Controller));
+        message
+    }
+
+    #[test]
+    fn ports_of_bonds_bridges_and_teams_are_told_from_members_of_a_vrf() {
+        let kinds = [InfoKind::Bond, InfoKind::Bridge, InfoKind::Team, InfoKind::Vrf];
+        let masters = (1..)
+            .zip(kinds)
+            .map(|(index, kind)| message(index, Some(kind), None));
+        let ports = (1..=4).map(|master| message(10 + master, None, Some(master)));
+        let mut all: Vec<LinkMessage> = masters.chain(ports).collect();
+        all.push(message(20, Some(InfoKind::Vlan), None));
+        // Its master is in another namespace.
+        all.push(message(21, None, Some(99)));
+        let links = assemble(&all, &[], &[]);
+        let ports: Vec<_> = links
+            .values()
+            .filter_map(|link| link.master.zip(Some(link.index)))
+            .collect();
+        assert_eq!(ports, [(1, 11), (2, 12), (3, 13)]);
+        let names: Vec<String> = interfaces(&links).into_keys().collect();
+        assert_eq!(names, ["eth1", "eth14", "eth2", "eth20", "eth21", "eth3", "eth4"]);
+    }
+
     fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
         items.into_iter().map(|item| item.to_string()).collect()
     }

@@ -307,6 +307,28 @@ fn a_thousand_addresses_are_taken_over_while_requests_are_answered() {
 }
 
 #[test]
+fn what_the_interface_has_no_room_for_is_sent_later() {
+    let wire = Wire::new();
+    wire.speaker_tc("qdisc add dev eth0 root tbf rate 2mbit burst 2000 limit 4000");
+    let speaker = Speaker::start(&wire);
+    let all: Vec<(Ipv4Addr, i64)> = (0..300_u32)
+        .map(|n| (Ipv4Addr::from(0x0a00_0000 + n), 1))
+        .collect();
+    let frames = listen(&wire, Duration::from_secs(4));
+    speaker.apply(wanted(&wire, 0, &all));
+    let mut count: BTreeMap<(Ipv4Addr, u8), usize> = BTreeMap::new();
+    for (_, frame) in frames() {
+        *count.entry((frame.sender, frame.operation as u8)).or_default() += 1;
+    }
+    assert!(speaker.unsent("ipv4") > 0, "the queue was long enough");
+    assert_eq!(count.len(), 600, "every address in both forms");
+    assert!(
+        count.values().all(|count| *count >= 5),
+        "with its whole burst: {count:?}"
+    );
+}
+
+#[test]
 fn an_interface_that_appears_late_is_served() {
     let wire = Wire::new();
     let speaker = Speaker::start(&wire);

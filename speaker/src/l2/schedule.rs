@@ -18,6 +18,8 @@ const BURST: [Duration; 5] = [
 const REPEAT: Duration = Duration::from_secs(30);
 /// Repeats of many addresses are spread over this time.
 const SPREAD: Duration = Duration::from_secs(5);
+/// Repeats wait for the next multiple of this time, so that many addresses do not wake the task one by one.
+const TICK: Duration = Duration::from_millis(100);
 /// At most so many at a time, with a pause in between for the answers; queues of interfaces hold some 1000 frames.
 const BATCH: usize = 100;
 const PAUSE: Duration = Duration::from_millis(1);
@@ -110,7 +112,7 @@ impl Schedule {
                 (Job::Ask(_), _) => None,
                 // After a stall, what was missed of the burst is not made up for.
                 (Job::Announce(_), Some(offset)) => Some((entry.started + *offset).max(now + PAUSE)),
-                (Job::Announce(address), None) => Some(now + REPEAT - spread(address)),
+                (Job::Announce(address), None) => Some(tick(now + REPEAT - spread(address))),
             };
             self.queue.extend(entry.next.map(|next| (next, job)));
         }
@@ -142,6 +144,10 @@ fn take(queue: &mut BTreeSet<(Duration, Job)>, job: Job, entry: &Entry) {
     if let Some(next) = entry.next {
         queue.remove(&(next, job));
     }
+}
+
+fn tick(time: Duration) -> Duration {
+    TICK * u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX)
 }
 
 /// By the last two bytes, the last one first: addresses of one range differ there.
@@ -237,7 +243,7 @@ mod tests {
             [10, 100, 300, 1000, 2000, 32_000]
         );
         schedule.failed(VIP, ms(32_000));
-        assert_eq!(fired(&mut schedule, ms(70_000)), [32_010, 62_010]);
+        assert_eq!(fired(&mut schedule, ms(70_000)), [32_010, 62_100]);
     }
 
     #[test]
@@ -258,14 +264,22 @@ mod tests {
     }
 
     #[test]
-    fn repeats_of_neighbouring_addresses_do_not_coincide() {
+    fn repeats_are_spread_and_wake_few_times() {
         let mut schedule = Schedule::default();
         schedule.sync((0..=255).map(|last| (Job::Announce(ip(last)), 1)), ms(0));
         while schedule.next().unwrap() < ms(3000) {
             schedule.due(schedule.next().unwrap());
         }
-        let next = schedule.next().unwrap();
-        assert_eq!(schedule.due(next).len(), 1);
+        let mut wakes = 0;
+        let mut seen = BTreeSet::new();
+        while let Some(next) = schedule.next().filter(|next| *next < ms(33_000)) {
+            assert!(next >= ms(27_000) && next.as_millis() % 100 == 0, "{next:?}");
+            let due = schedule.due(next);
+            assert!((5..=6).contains(&due.len()), "{} at {next:?}", due.len());
+            seen.extend(due);
+            wakes += 1;
+        }
+        assert_eq!((seen.len(), wakes), (256, 50));
     }
 
     proptest! {

@@ -90,6 +90,13 @@ impl Wire {
         ip(&self.speaker, arguments)
     }
 
+    /// Runs `tc` in the speaker's namespace.
+    pub fn speaker_tc(&self, arguments: &str) {
+        let mut all = vec!["-n", self.speaker.as_str()];
+        all.extend(arguments.split(' '));
+        run("tc", &all);
+    }
+
     /// Runs `ip` in the peer's namespace.
     pub fn peer_ip(&self, arguments: &str) -> String {
         ip(&self.peer, arguments)

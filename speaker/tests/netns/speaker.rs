@@ -68,7 +68,15 @@ impl Speaker {
 
     /// How many frames were sent unasked.
     pub fn sent(&self, family: &'static str) -> u64 {
-        let result = "sent";
+        self.unasked(family, "sent")
+    }
+
+    /// How many could not be sent.
+    pub fn unsent(&self, family: &'static str) -> u64 {
+        self.unasked(family, "failed")
+    }
+
+    fn unasked(&self, family: &'static str, result: &'static str) -> u64 {
         let labels = WireLabels { family, result };
         self.metrics.l2_announcements.get_or_create(&labels).get()
     }
