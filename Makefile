@@ -78,6 +78,10 @@ bench-controller: images ## Addresses for 10 000 Services: Fairlead's controller
 bench-ipam: ## What address management costs with 10000 Services
 	$(CARGO) bench -q -p fairlead-core --features testing --bench ipam
 
+.PHONY: bench-probes
+bench-probes: ## What probing 1000 targets costs a node: CPU time and memory
+	$(CARGO) bench -q -p fairlead-speaker --bench probes -- $(ARGS)
+
 ##### Building
 
 .PHONY: build

@@ -186,11 +186,11 @@ impl<D: Driver> Engine<D> {
         Ok(())
     }
 
-    /// Ready endpoints on this node of the Services that the kernel serves.
-    pub fn local_endpoints(&self) -> LocalEndpoints {
+    /// Ready endpoints on this node of the Services that the kernel serves; `None` until the first plan is in it.
+    pub fn local_endpoints(&self) -> Option<LocalEndpoints> {
         match &self.applied {
-            Some(applied) => applied.plan.local_ready.clone(),
-            None => LocalEndpoints::new(),
+            Some(applied) => Some(applied.plan.local_ready.clone()),
+            None => self.clean.then(LocalEndpoints::new),
         }
     }
 

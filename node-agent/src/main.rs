@@ -13,7 +13,7 @@ use fairlead_node_agent::metrics::Metrics;
 use fairlead_node_agent::nft::driver::{Driver, Nft};
 use fairlead_node_agent::preflight;
 use fairlead_node_agent::run::{Wiring, run};
-use fairlead_runtime::link::{self, AgentReport, LocalEndpoints};
+use fairlead_runtime::link::{self, AgentReport};
 use fairlead_runtime::watch::Shared;
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, follow_leaving, serve_http, shutdown};
 use prometheus_client::registry::Registry;
@@ -129,7 +129,7 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     );
 
     let (report, reports) = watch::channel(AgentReport::default());
-    let (endpoints, local_endpoints) = watch::channel(LocalEndpoints::new());
+    let (endpoints, local_endpoints) = watch::channel(None);
     let (speaker_in, speaker) = watch::channel(None);
     let me = NodeName(node_name);
     let handover = handover::run(speaker.clone(), &nft, leaving.clone());

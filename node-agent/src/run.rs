@@ -41,8 +41,8 @@ pub struct Wiring {
     pub speaker: watch::Receiver<Option<SpeakerReport>>,
     /// What the speaker is told.
     pub report: watch::Sender<AgentReport>,
-    /// What is answered for single Services.
-    pub endpoints: watch::Sender<LocalEndpoints>,
+    /// What is answered for single Services; `None` while nothing is in the kernel.
+    pub endpoints: watch::Sender<Option<LocalEndpoints>>,
     /// Dropped when the first plan is in the kernel.
     pub programmed: Option<Guard>,
 }

@@ -2,15 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::{ProbeTarget, Verdict};
-use fairlead_core::model::ServiceKey;
+use fairlead_core::model::{Family, ServiceKey};
+use fairlead_runtime::link::{LocalEndpoints, serve_health};
 use fairlead_runtime::raise_file_limit;
 use fairlead_speaker::health::{Health, ProxyHealth, Settings, Timing, Verdicts};
-use fairlead_speaker::metrics::Metrics;
+use fairlead_speaker::metrics::{Metrics, ProbeLabels};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -21,12 +23,17 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn health() -> Health {
+    health_with("/nowhere".into()).0
+}
+
+fn health_with(agent: PathBuf) -> (Health, Metrics) {
     let settings = Settings {
         timing: Timing::default(),
         proxy: ProxyHealth::Port(10256),
-        agent: "/nowhere".into(),
+        agent,
     };
-    Health::new(settings, Metrics::new(&mut Registry::default()))
+    let metrics = Metrics::new(&mut Registry::default());
+    (Health::new(settings, metrics.clone()), metrics)
 }
 
 fn target(name: impl Into<String>, port: u16) -> ProbeTarget {
@@ -117,6 +124,50 @@ async fn a_thousand_targets_that_hang_do_not_keep_others_waiting() {
         ours.iter().all(|target| all.get(target) == Some(&Verdict::Pass)),
         "{all:?}"
     );
+}
+
+/// The rules of an agent that restarts stay in the kernel.
+#[tokio::test]
+async fn while_the_node_agent_is_away_its_last_answer_holds() {
+    let path = std::env::temp_dir().join(format!("fairlead-health-{}.sock", std::process::id()));
+    let service = ServiceKey::new("default", "web");
+    let answering = |count| {
+        let endpoints = LocalEndpoints::from([((service.clone(), Family::V4), count)]);
+        let (sender, receiver) = watch::channel(Some(endpoints));
+        let path = path.clone();
+        tokio::spawn(async move {
+            let _open = sender;
+            serve_health(&path, receiver).await
+        })
+    };
+    let (mut health, metrics) = health_with(path.clone());
+    let mut verdicts = health.verdicts();
+    let target = ProbeTarget::Agent {
+        service: service.clone(),
+        family: Family::V4,
+    };
+    let timing = Timing {
+        interval: Duration::from_millis(100),
+        ..Timing::default()
+    };
+    let agent = answering(1);
+    health.apply(&BTreeMap::from([(target.clone(), timing)]));
+    let passes = |all: &Verdicts| all.get(&target) == Some(&Verdict::Pass);
+    until("it passes", &mut verdicts, passes).await;
+    agent.abort();
+    let (kind, result) = ("agent", "failure");
+    let failures = || metrics.probes.get_or_create(&ProbeLabels { kind, result }).get();
+    let (before, deadline) = (failures(), Instant::now() + PATIENCE);
+    while failures() < before + 5 {
+        assert!(Instant::now() < deadline, "{} probes failed", failures() - before);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(passes(&verdicts.borrow()), "{:?}", verdicts.borrow());
+    let agent = answering(0);
+    let fails = Verdict::Fail("HTTP 503: no local endpoints".into());
+    until("it fails", &mut verdicts, |all| all.get(&target) == Some(&fails)).await;
+    agent.abort();
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[tokio::test]

@@ -55,6 +55,9 @@ fn no_probe_leaves_the_node() {
             _ => wire.peer_ip(&address),
         };
     }
+    // Second addresses of the same subnets, which the kernel takes for no source by itself.
+    wire.speaker_ip("addr add 192.0.2.3/24 dev eth0");
+    wire.speaker_ip("addr add fd00::3/64 dev eth0 nodad");
     // The peer would answer, if it were asked.
     let (ready, wait) = std::sync::mpsc::channel();
     let (end, mut ended) = tokio::sync::mpsc::channel::<()>(1);
@@ -85,12 +88,13 @@ fn no_probe_leaves_the_node() {
     let before = quiet(&wire);
     let outcomes = wire
         .on_speaker(async move || {
-            serve("192.0.2.1:80".parse().unwrap()).await;
-            serve("[fd00::1]:80".parse().unwrap()).await;
+            let own = ["192.0.2.1:80", "[fd00::1]:80", "192.0.2.3:80", "[fd00::3]:80"];
             let mut outcomes = Vec::new();
+            for address in own {
+                serve(address.parse().unwrap()).await;
+                outcomes.push(probe(address).await);
+            }
             for address in [
-                "192.0.2.1:80",
-                "[fd00::1]:80",
                 "192.0.2.2:80",
                 "198.51.100.77:80",
                 "203.0.113.1:80",
@@ -101,7 +105,7 @@ fn no_probe_leaves_the_node() {
             // keepalived and others have this set.
             std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1").unwrap();
             std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").unwrap();
-            for address in ["192.0.2.2:80", "[fd00::2]:80"] {
+            for address in ["192.0.2.2:80", "[fd00::2]:80", "203.0.113.1:80", own[2], own[3]] {
                 outcomes.push(probe(address).await);
             }
             outcomes
@@ -112,12 +116,17 @@ fn no_probe_leaves_the_node() {
     let expected = [
         Ok(()),
         Ok(()),
+        Ok(()),
+        Ok(()),
         strange("192.0.2.2"),
         strange("198.51.100.77"),
         strange("203.0.113.1"),
         strange("fd00::2"),
         strange("192.0.2.2"),
         strange("fd00::2"),
+        strange("203.0.113.1"),
+        Ok(()),
+        Ok(()),
     ];
     assert_eq!(outcomes, expected);
     assert_eq!(sent(&wire), before, "frames went out");

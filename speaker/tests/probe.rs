@@ -306,7 +306,8 @@ async fn the_node_agent_answers_for_single_services() {
     let mut prober = Prober::new(Question::of(&target, &proxy, &path));
     let nobody = prober.probe(TIMEOUT, &lateness).await;
     assert_eq!(nobody, Err("node agent: nobody listens".into()));
-    let (counts, endpoints) = watch::channel(LocalEndpoints::new());
+    assert!(prober.agent_is_away());
+    let (counts, endpoints) = watch::channel(Some(LocalEndpoints::new()));
     let server = tokio::spawn({
         let path = path.clone();
         async move { serve_health(&path, endpoints).await }
@@ -321,11 +322,12 @@ async fn the_node_agent_answers_for_single_services() {
         assert!(Instant::now() < deadline, "{outcome:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    counts.send_replace([((service.clone(), Family::V4), 1)].into());
+    assert!(!prober.agent_is_away());
+    counts.send_replace(Some([((service.clone(), Family::V4), 1)].into()));
     for _ in 0..20 {
         assert_eq!(prober.probe(TIMEOUT, &lateness).await, Ok(()));
     }
-    counts.send_replace([((service, Family::V6), 1)].into());
+    counts.send_replace(Some([((service, Family::V6), 1)].into()));
     assert_eq!(prober.probe(TIMEOUT, &lateness).await, none);
     server.abort();
     std::fs::remove_file(&path).unwrap();

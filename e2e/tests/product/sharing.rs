@@ -7,7 +7,7 @@ use fairlead_e2e::product::{manifests, wait_for};
 use fairlead_e2e::topology::Place;
 use serde_json::{Value, json};
 
-use super::fixture::{Fixture, SOON};
+use super::fixture::{Fixture, SOON, node};
 
 const OUTSIDE: &str = "172.31.0.2";
 
@@ -167,4 +167,12 @@ fn an_external_ip_under_local_is_announced_where_the_endpoint_is() {
         (answer.backend.as_str(), answer.client.as_str()),
         ("web-node3", OUTSIDE)
     );
+    // The node agents tell the speakers beside them, as health-check node ports would.
+    for (name, count) in [("node1", 0), ("node3", 1)] {
+        let url = format!("http://agent/healthz/{}/web/ipv4", f.name);
+        let socket = "/run/fairlead/health.sock";
+        let said = f.run(node(name), &["curl", "-s", "--unix-socket", socket, &url]);
+        let said: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{name}: {said}"));
+        assert_eq!(said["localEndpoints"], json!(count), "{name}: {said}");
+    }
 }

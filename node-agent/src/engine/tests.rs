@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use fairlead_core::model::ServiceKey;
+use fairlead_core::model::{Family, ServiceKey};
 use prometheus_client::registry::Registry;
 
 use super::*;
@@ -190,4 +190,33 @@ async fn removal_is_reported_as_clean() {
     assert!(kernel.0.lock().unwrap().table.is_none());
     let report = engine.report(now);
     assert!(report.clean && report.addresses.is_empty(), "{report:?}");
+}
+
+#[tokio::test]
+async fn answers_for_services_are_those_of_the_plan_in_the_kernel() {
+    let (mut engine, kernel) = engine();
+    let now = Instant::now();
+    let key = (ServiceKey::new("default", "web"), Family::V4);
+    let with = |ready| Forwarding {
+        local_ready: [(key.clone(), ready)].into(),
+        ..plan(&["192.0.2.1"])
+    };
+    let count = |engine: &Engine<Kernel>| engine.local_endpoints().map(|all| all.get(&key).copied());
+    assert_eq!(count(&engine), None, "what a predecessor left is not known");
+    engine.offer(with(1), now);
+    assert_eq!(count(&engine), None);
+    assert_eq!(engine.apply().await, Ok(()));
+    assert_eq!(count(&engine), Some(Some(1)));
+    kernel.set(|state| (state.refuse_update, state.refuse_replace) = (true, true));
+    assert!(
+        engine.offer(with(0), now),
+        "it is a change, although no packet is treated otherwise"
+    );
+    assert!(engine.apply().await.is_err());
+    assert_eq!(count(&engine), Some(Some(1)), "not in the kernel yet");
+    kernel.set(|state| (state.refuse_update, state.refuse_replace) = (false, false));
+    assert_eq!(engine.apply().await, Ok(()));
+    assert_eq!(count(&engine), Some(Some(0)));
+    engine.remove().await.unwrap();
+    assert_eq!(count(&engine), Some(None), "nothing is served any more");
 }

@@ -25,12 +25,19 @@ pub const HEALTH_SOCKET: &str = "health.sock";
 /// Ready endpoints on this node of the Services that the kernel serves, by Service and family.
 pub type LocalEndpoints = BTreeMap<(ServiceKey, Family), usize>;
 
-/// Serves `GET /healthz/<namespace>/<name>/<ipv4|ipv6>` for ever: 200 if there are endpoints, 503 if there are none or
-/// the Service is not known, with the JSON and the header fields of kube-proxy's health-check node ports.
+/// Waits until something is known, then serves `GET /healthz/<namespace>/<name>/<ipv4|ipv6>` for ever: 200 if there are endpoints, 503 if there are none or
+/// the Service is not known, with the JSON and the header fields of kube-proxy's health-check node ports. Before that
+/// nobody listens: an agent that has just started knows nothing of what its predecessor left in the kernel.
 ///
 /// # Errors
 /// Only when the socket cannot be made.
-pub async fn serve_health(path: &Path, endpoints: watch::Receiver<LocalEndpoints>) -> Result<(), LinkError> {
+pub async fn serve_health(
+    path: &Path,
+    mut endpoints: watch::Receiver<Option<LocalEndpoints>>,
+) -> Result<(), LinkError> {
+    if endpoints.wait_for(Option::is_some).await.is_err() {
+        return Err(LinkError::Closed); // we are ending ourselves
+    }
     let listener = bind(path).map_err(|source| LinkError::Bind {
         path: path.display().to_string(),
         source,
@@ -73,7 +80,7 @@ struct Answer {
 }
 
 async fn answer(
-    State(endpoints): State<watch::Receiver<LocalEndpoints>>,
+    State(endpoints): State<watch::Receiver<Option<LocalEndpoints>>>,
     extract::Path((namespace, name, family)): extract::Path<(String, String, String)>,
 ) -> Response {
     let family = match family.as_str() {
@@ -82,7 +89,10 @@ async fn answer(
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
     let key = (ServiceKey::new(namespace, name), family);
-    let count = endpoints.borrow().get(&key).copied().unwrap_or(0);
+    let count = match &*endpoints.borrow() {
+        Some(endpoints) => endpoints.get(&key).copied().unwrap_or(0),
+        None => 0,
+    };
     let status = match count {
         0 => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,

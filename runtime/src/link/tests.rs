@@ -143,14 +143,17 @@ async fn garbage_and_older_versions_end_the_connection_but_not_the_server() {
 async fn the_agent_answers_for_single_services_as_a_health_check_node_port_does() {
     let path = socket("health");
     let key = |name, family| (ServiceKey::new("default", name), family);
-    let (counts, endpoints) = tokio::sync::watch::channel(LocalEndpoints::from([
-        (key("web", Family::V4), 2),
-        (key("web", Family::V6), 0),
-    ]));
+    let (counts, endpoints) = tokio::sync::watch::channel(None);
     let server = tokio::spawn({
         let path = path.clone();
         async move { serve_health(&path, endpoints).await }
     });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!path.exists(), "nothing is known yet");
+    counts.send_replace(Some(LocalEndpoints::from([
+        (key("web", Family::V4), 2),
+        (key("web", Family::V6), 0),
+    ])));
     let ask = async |url: &str| {
         let deadline = std::time::Instant::now() + PATIENCE;
         let mut stream = loop {
@@ -191,7 +194,7 @@ async fn the_agent_answers_for_single_services_as_a_health_check_node_port_does(
             "{url}: {answer}"
         );
     }
-    counts.send_replace(LocalEndpoints::new());
+    counts.send_replace(Some(LocalEndpoints::new()));
     let answer = ask("/healthz/default/web/ipv4").await;
     assert!(answer.contains(r#""localEndpoints":0"#), "{answer}");
     server.abort();

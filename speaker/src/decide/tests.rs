@@ -1,7 +1,7 @@
 use super::*;
 use crate::membership::wire::Meta;
 use fairlead_core::announce::{Candidacy, Record, Verdict};
-use fairlead_core::config::{RawAdvertisement, RawPool};
+use fairlead_core::config::{Health, RawAdvertisement, RawPool};
 use fairlead_core::model::{
     AssignedRecord, Node, Protocol, Service, Slice, SliceEndpoint, SlicePort, Wishes,
 };
@@ -452,5 +452,35 @@ fn what_a_speaker_leaves_behind() {
         reasons(&parting)
             .iter()
             .all(|(_, reason)| *reason == Reason::Leaving)
+    );
+}
+
+#[test]
+fn targets_are_probed_as_their_pools_say_and_shared_ones_in_the_strictest_way() {
+    let target = ProbeTarget::Proxy { address: vip(11) };
+    let evaluation = |health| Evaluation {
+        services: Vec::new(),
+        outcome: Err(Refusal::new(Reason::ProbePending, "")),
+        probes: BTreeSet::from([target.clone()]),
+        health,
+    };
+    let quick = Health {
+        interval: Some(Duration::from_millis(100)),
+        ..Health::default()
+    };
+    let strict = Health {
+        success: Some(5),
+        ..Health::default()
+    };
+    let decision = Decision {
+        evaluations: BTreeMap::from([(vip(1), evaluation(quick)), (vip(2), evaluation(strict))]),
+        ..Decision::default()
+    };
+    let flags = Timing::default();
+    let expected = flags.with(quick).strictest(flags.with(strict));
+    assert_eq!(decision.targets(flags), BTreeMap::from([(target, expected)]));
+    assert_eq!(
+        (expected.interval, expected.thresholds.readmission),
+        (Duration::from_millis(100), 5)
     );
 }

@@ -1,7 +1,7 @@
 //! Connections to what is probed.
 
 use std::io::{Error, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -38,36 +38,38 @@ pub(super) async fn dial(place: &Place) -> Result<Box<dyn Stream>, String> {
 
 /// Connects to an address of this node from that same address. If it is another machine's, nothing is sent.
 async fn from_itself(address: SocketAddr) -> Result<TcpStream, String> {
-    if !is_own(address) {
-        return Err(format!("{} is not an address of this node", address.ip()));
-    }
     let connect = async {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            SocketAddr::V6(own) if is_own(own) => TcpSocket::new_v6()?,
+            SocketAddr::V6(_) => return Err(ErrorKind::AddrNotAvailable.into()),
         };
         // Closing is a reset. Otherwise every connection that we close would keep a port for a minute.
         socket.set_zero_linger()?;
         socket.bind(SocketAddr::new(address.ip(), 0))?;
-        socket.connect(address).await
+        // With net.ipv4.ip_nonlocal_bind it is here that the kernel refuses a source that is not its own.
+        let refused = |error: Error| match error.kind() {
+            ErrorKind::InvalidInput | ErrorKind::NetworkUnreachable => ErrorKind::AddrNotAvailable.into(),
+            _ => error,
+        };
+        socket.connect(address).await.map_err(refused)
     };
-    connect.await.map_err(|error| describe(&error))
+    connect.await.map_err(|error| match error.kind() {
+        ErrorKind::AddrNotAvailable => format!("{} is not an address of this node", address.ip()),
+        _ => describe(&error),
+    })
 }
 
-/// Is it an address of this node? That it can be bound to does not tell (`net.ipv6.ip_nonlocal_bind`), but the kernel's
-/// choice of a source does: towards an address of its own it is that address. Nothing is sent by a UDP socket that is
-/// merely connected.
-fn is_own(address: SocketAddr) -> bool {
+/// Is it an address of this node? With `net.ipv6.ip_nonlocal_bind` every address can be bound to and sent from, but the
+/// kernel's own choice of a source tells: towards an address of its own it is that address (RFC 6724 §5, rule 1).
+/// Nothing is sent by a UDP socket that is merely connected.
+fn is_own(address: SocketAddrV6) -> bool {
     let source = || {
-        let any: IpAddr = match address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0))?;
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
         socket.connect(address)?;
         socket.local_addr()
     };
-    address.ip().is_loopback() || source().is_ok_and(|source: SocketAddr| source.ip() == address.ip())
+    source().is_ok_and(|source: SocketAddr| source.ip() == *address.ip())
 }
 
 /// Is a connection that was kept still open, with nothing in it that nobody asked for?

@@ -22,6 +22,7 @@ pub struct Prober {
     question: Question,
     request: String,
     connection: Option<Kept>,
+    away: bool,
 }
 
 /// A connection and the number of its probes.
@@ -37,7 +38,7 @@ enum Stage {
 
 /// Why there was no answer.
 enum Failure {
-    /// The connection ended before the first byte of one.
+    /// There was no connection, or it ended before the first byte of one.
     Unheard(String),
     Wrong(String),
 }
@@ -49,7 +50,14 @@ impl Prober {
             request: question.request(),
             question,
             connection: None,
+            away: false,
         }
+    }
+
+    /// Did the last probe merely find that the node agent is not there? What it has programmed works on, and for how
+    /// long that is trusted is not a matter of probes.
+    pub fn agent_is_away(&self) -> bool {
+        self.away
     }
 
     /// Asks once, within the timeout. While this node is short of CPU it is longer: see [`Lateness`].
@@ -60,6 +68,7 @@ impl Prober {
         let started = Instant::now();
         let deadline = started + lateness.stretch(timeout, started);
         let mut stage = Stage::Connecting;
+        self.away = false;
         {
             let mut asking = pin!(self.ask(&mut stage));
             if let Ok(outcome) = timeout_at(deadline, &mut asking).await {
@@ -94,10 +103,19 @@ impl Prober {
             }
         }
         *stage = Stage::Connecting;
-        let mut stream = dial(&self.question.place).await?;
-        match exchange(&mut stream, self.request.as_bytes(), stage).await {
-            Ok(answer) => self.conclude(stream, 1, &answer),
-            Err(Failure::Wrong(sentence) | Failure::Unheard(sentence)) => Err(sentence),
+        let outcome = match dial(&self.question.place).await {
+            Err(sentence) => Err(Failure::Unheard(sentence)),
+            Ok(mut stream) => exchange(&mut stream, self.request.as_bytes(), stage)
+                .await
+                .map(|answer| (stream, answer)),
+        };
+        match outcome {
+            Ok((stream, answer)) => self.conclude(stream, 1, &answer),
+            Err(Failure::Wrong(sentence)) => Err(sentence),
+            Err(Failure::Unheard(sentence)) => {
+                self.away = matches!(self.question.place, Place::Agent(_));
+                Err(sentence)
+            }
         }
     }
 

@@ -69,10 +69,12 @@ pub(super) async fn run(mut task: Task) {
             .probe_seconds
             .observe(started.elapsed().as_secs_f64());
         debug!(%url, ?outcome, "probed");
-        let verdict = judge.observe(outcome);
-        if *verdict != before {
-            tell(&url, verdict, &before);
-            before = verdict.clone();
+        if !prober.agent_is_away() {
+            judge.observe(outcome);
+        }
+        if *judge.verdict() != before {
+            tell(&url, judge.verdict(), &before);
+            before = judge.verdict().clone();
             task.verdicts.send_if_modified(|all| {
                 let wanted = task.timing.has_changed().is_ok();
                 if wanted {

@@ -45,6 +45,11 @@ impl Judge {
         }
     }
 
+    /// The verdict at present.
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
     /// Other thresholds from the next outcome on. The verdict stays.
     pub fn set(&mut self, thresholds: Thresholds) {
         self.thresholds = thresholds;
