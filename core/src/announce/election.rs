@@ -10,28 +10,26 @@ use crate::model::NodeName;
 /// The owner of an address: the first of all live candidates in the order *not cordoned, heavier, newer claim, heavier,
 /// larger rendezvous hash, smaller name*, where at first only the weight of those counts who have claimed the address or
 /// may take it over. The claim makes the present owner stay, except from preferred nodes that have been candidates for
-/// long enough. A claim that another's followed (see [`successor`]) counts for nothing. `None` if no live node offers
+/// long enough. A claim that another's followed (see `successor`) counts for nothing. `None` if no live node offers
 /// itself.
 pub fn elect<'a>(address: IpAddr, records: &'a Records, live: &BTreeSet<NodeName>) -> Option<&'a NodeName> {
-    let first = |void: &dyn Fn(&NodeName, &Candidacy) -> bool| {
-        candidates(address, records, live).min_by_key(|(node, candidacy)| {
-            let counts = candidacy.claim.filter(|_| !void(node, candidacy));
-            let candidacy = Candidacy {
-                claim: counts,
-                ..**candidacy
-            };
-            rank(address, node, &candidacy)
-        })
-    };
-    let followed = |node: &NodeName, candidacy: &Candidacy| {
-        candidacy.claim.is_some() && successor(address, node, *candidacy, records, live).is_some()
-    };
+    let all = candidates(address, records, live);
+    let (node, own) = *all
+        .iter()
+        .min_by_key(|(node, candidacy)| rank(address, node, candidacy))?;
+    let followed =
+        |node, own: &Candidacy| own.claim.is_some() && follower(address, node, own, &all).is_some();
     // Who loses a claim falls back. So if the first of all keeps its own it stays the first, whatever becomes of others.
-    let (node, candidacy) = first(&|_, _| false)?;
-    if !followed(node, candidacy) {
+    if !followed(node, own) {
         return Some(node);
     }
-    first(&followed).map(|(node, _)| node)
+    let counting = all.iter().map(|(node, own)| {
+        let claim = own.claim.filter(|_| !followed(node, own));
+        (*node, Candidacy { claim, ..**own })
+    });
+    counting
+        .min_by_key(|(node, candidacy)| rank(address, node, candidacy))
+        .map(|(node, _)| node)
 }
 
 /// Who has taken the address over from a node whose candidacy this is: the first of all live candidates that have a newer
@@ -44,23 +42,33 @@ pub(super) fn successor<'a>(
     records: &'a Records,
     live: &BTreeSet<NodeName>,
 ) -> Option<&'a NodeName> {
-    let unclaimed = Candidacy { claim: None, ..own };
-    candidates(address, records, live)
+    follower(address, of, &own, &candidates(address, records, live))
+}
+
+fn follower<'a>(
+    address: IpAddr,
+    of: &NodeName,
+    own: &Candidacy,
+    all: &[(&'a NodeName, &Candidacy)],
+) -> Option<&'a NodeName> {
+    let unclaimed = Candidacy { claim: None, ..*own };
+    all.iter()
         .filter(|(node, candidacy)| *node != of && candidacy.claim > own.claim)
         .filter(|(node, candidacy)| rank(address, node, candidacy) < rank(address, of, &unclaimed))
         .min_by_key(|(node, candidacy)| rank(address, node, candidacy))
-        .map(|(node, _)| node)
+        .map(|(node, _)| *node)
 }
 
 fn candidates<'a>(
     address: IpAddr,
     records: &'a Records,
     live: &BTreeSet<NodeName>,
-) -> impl Iterator<Item = (&'a NodeName, &'a Candidacy)> {
+) -> Vec<(&'a NodeName, &'a Candidacy)> {
     records
         .iter()
         .filter(|(node, _)| live.contains(*node))
-        .filter_map(move |(node, record)| Some((node, record.candidacies.get(&address)?)))
+        .filter_map(|(node, record)| Some((node, record.candidacies.get(&address)?)))
+        .collect()
 }
 
 /// Smaller comes first. The order is total, so the order of the records has no influence.
