@@ -11,40 +11,65 @@ use crate::model::NodeName;
 /// The owner of an address: the first of all live candidates in the order *not cordoned, heavier, newer claim, heavier,
 /// larger rendezvous hash, smaller name*, where at first only the weight of those counts who have claimed the address or
 /// may take it over. The claim makes the present owner stay, except from preferred nodes that have been candidates for
-/// long enough; of two claims at the same weight the newer one counts. `None` if no live node offers itself.
+/// long enough. A claim that another's followed (see `successor`) counts for nothing. `None` if no live node offers
+/// itself.
 pub fn elect<'a>(address: IpAddr, records: &'a Records, live: &BTreeSet<NodeName>) -> Option<&'a NodeName> {
-    candidates(address, records, live)
+    let all = candidates(address, records, live);
+    let (node, own) = *all
+        .iter()
+        .min_by_key(|(node, candidacy)| rank(address, node, candidacy))?;
+    let followed =
+        |node, own: &Candidacy| own.claim.is_some() && follower(address, node, own, &all).is_some();
+    // Who loses a claim falls back. So if the first of all keeps its own it stays the first, whatever becomes of others.
+    if !followed(node, own) {
+        return Some(node);
+    }
+    let counting = all.iter().map(|(node, own)| {
+        let claim = own.claim.filter(|_| !followed(node, own));
+        (*node, Candidacy { claim, ..**own })
+    });
+    counting
         .min_by_key(|(node, candidacy)| rank(address, node, candidacy))
         .map(|(node, _)| node)
 }
 
-/// Who has taken the address over from this node, whose candidacy is really this: the first of all live candidates that
-/// have a newer claim and would be elected before this node if it had none. A node that returns, with its old claim or
-/// with the right to take over that it had, finds out by this that its time as the owner is over.
+/// Who has taken the address over from a node whose candidacy this is: the first of all live candidates that have a newer
+/// claim and would be elected before that node if it had none. By this the time of an owner that returns with the claim
+/// or the rights of its former life is over, whatever its weight.
 pub(super) fn successor<'a>(
     address: IpAddr,
-    me: &NodeName,
+    of: &NodeName,
     own: Candidacy,
     records: &'a Records,
     live: &BTreeSet<NodeName>,
 ) -> Option<&'a NodeName> {
-    let unclaimed = Candidacy { claim: None, ..own };
-    candidates(address, records, live)
-        .filter(|(node, candidacy)| *node != me && candidacy.claim > own.claim)
-        .filter(|(node, candidacy)| rank(address, node, candidacy) < rank(address, me, &unclaimed))
+    follower(address, of, &own, &candidates(address, records, live))
+}
+
+fn follower<'a>(
+    address: IpAddr,
+    of: &NodeName,
+    own: &Candidacy,
+    all: &[(&'a NodeName, &Candidacy)],
+) -> Option<&'a NodeName> {
+    let unclaimed = Candidacy { claim: None, ..*own };
+    all.iter()
+        .filter(|(node, candidacy)| *node != of && candidacy.claim > own.claim)
+        .filter(|(node, candidacy)| rank(address, node, candidacy) < rank(address, of, &unclaimed))
         .min_by_key(|(node, candidacy)| rank(address, node, candidacy))
-        .map(|(node, _)| node)
+        .map(|(node, _)| *node)
 }
 
 fn candidates<'a>(
     address: IpAddr,
     records: &'a Records,
     live: &BTreeSet<NodeName>,
-) -> impl Iterator<Item = (&'a NodeName, &'a Candidacy)> {
+) -> Vec<(&'a NodeName, &'a Candidacy)> {
     records
         .iter()
         .filter(|(node, _)| live.contains(*node))
-        .filter_map(move |(node, record)| Some((node, record.candidacies.get(&address)?)))
+        .filter_map(|(node, record)| Some((node, record.candidacies.get(&address)?)))
+        .collect()
 }
 
 /// Smaller comes first. The order is total, so the order of the records has no influence.
@@ -211,7 +236,10 @@ mod tests {
             (preempting(heavy(PLAIN)), claims(9)),
             (heavy(claims(9)), preempting(PLAIN)),
             (heavy(claims(1)), preempting(heavy(PLAIN))),
-            (heavy(claims(1)), claims(2)),
+            // Two owners: the newer one stays, unless the other may take over at any time.
+            (claims(2), heavy(claims(1))),
+            (preempting(heavy(claims(1))), claims(2)),
+            (heavy(claims(2)), claims(1)),
             // Whoever may take over was there for longer than who may not.
             (preempting(heavy(PLAIN)), heavy(heavy(PLAIN))),
             (preempting(PLAIN), heavy(PLAIN)),
@@ -298,6 +326,31 @@ mod tests {
         );
     }
 
+    /// The same by the definition.
+    fn slowly(records: &Records, live: &BTreeSet<NodeName>) -> Option<NodeName> {
+        let address = vip();
+        let candidates: Vec<(&NodeName, Candidacy)> = records
+            .iter()
+            .filter(|(node, _)| live.contains(*node))
+            .map(|(node, record)| (node, record.candidacies[&vip()]))
+            .collect();
+        let without = |candidacy: &Candidacy| Candidacy {
+            claim: None,
+            ..*candidacy
+        };
+        let counting = candidates.iter().map(|(node, candidacy)| {
+            let unclaimed = without(candidacy);
+            let follows = |(other, its): &(&NodeName, Candidacy)| {
+                its.claim > candidacy.claim && rank(address, other, its) < rank(address, node, &unclaimed)
+            };
+            let void = candidates.iter().any(follows);
+            (*node, if void { unclaimed } else { *candidacy })
+        });
+        let mut ranked: Vec<_> = counting.collect();
+        ranked.sort_by(|(a, x), (b, y)| rank(address, a, x).cmp(&rank(address, b, y)));
+        ranked.first().map(|(node, _)| (*node).clone())
+    }
+
     fn weight() -> impl Strategy<Value = i32> {
         prop_oneof![6 => -1i32..3, 1 => Just(LAST_RESORT)]
     }
@@ -316,8 +369,10 @@ mod tests {
             let live: BTreeSet<NodeName> = all.keys().filter(|node| !dead.contains(&node.0)).cloned().collect();
             let owner = elect(vip(), &all, &live);
             prop_assert_eq!(owner.is_some(), !live.is_empty());
-            // Removing any loser changes nothing: what each speaker answers does not hang on who else it has heard of.
-            for loser in live.iter().filter(|node| Some(*node) != owner) {
+            prop_assert_eq!(owner.cloned(), slowly(&all, &live));
+            // Removing a loser that claims nothing changes nothing: what each speaker answers does not hang on whether it
+            // has heard of all that merely wait.
+            for loser in live.iter().filter(|node| Some(*node) != owner && all[*node].candidacies[&vip()].claim.is_none()) {
                 let mut fewer = all.clone();
                 fewer.remove(loser);
                 prop_assert_eq!(elect(vip(), &fewer, &live), owner);
@@ -327,9 +382,10 @@ mod tests {
                 for node in &live {
                     let other = all[node].candidacies[&vip()];
                     prop_assert!(best.cordoned <= other.cordoned);
-                    let counts = other.cordoned == best.cordoned && (other.preempts || other.claim.is_some());
-                    prop_assert!(!counts || best.weight >= other.weight, "{:?} {:?}", best, other);
-                    let equal = counts && other.weight == best.weight;
+                    // Who may take over is never behind a lighter one.
+                    let preempts = other.preempts && other.cordoned == best.cordoned;
+                    prop_assert!(!preempts || best.weight >= other.weight, "{:?} {:?}", best, other);
+                    let equal = preempts && best.preempts && other.weight == best.weight;
                     prop_assert!(!equal || best.claim >= other.claim, "{:?} {:?}", best, other);
                 }
             }

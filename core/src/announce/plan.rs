@@ -9,8 +9,7 @@
 //! | nobody (my record is not out yet) | yes | go on |
 //!
 //! A node that is preferred takes an address over from another only once it has been a candidate for as long as the
-//! advertisement demands. That holds for a node that returns with the claim of its former life, too: if a newer claim
-//! stands that it could not take over from, the owner of that one counts as elected.
+//! advertisement demands, and says so in its record. After a restart it begins to wait anew.
 //!
 //! A node that is not eligible stops at once, whoever is elected.
 
@@ -236,8 +235,8 @@ fn stand(
     }
 }
 
-/// The elected owner as the records say, unless that is this node for the sake of something that its own record says and
-/// that is over: a claim that another's followed, a right to take over that it has no more.
+/// The elected owner as the records say, unless that is this node for the sake of a right to take over that its record
+/// still speaks of and that it has no more: one from before a restart, say.
 fn elected<'a>(
     input: &Input<'a>,
     address: IpAddr,
@@ -249,8 +248,11 @@ fn elected<'a>(
         return Some(elected);
     }
     let published = input.published[elected].candidacies[&address];
+    if preempts || !published.preempts {
+        return Some(elected);
+    }
     let own = Candidacy {
-        preempts: published.preempts && preempts,
+        preempts,
         claim: held.map_or(published.claim, |hold| Some(hold.claim)),
         ..published
     };
@@ -599,6 +601,10 @@ mod tests {
             standby,
             "its own record has come back late"
         );
+        // As seen by the other one, which therefore need not hand over meanwhile.
+        let mirrored = [("me", candidacy(false, Some(4))), ("peer", heavy(3))];
+        assert_eq!(planned(hold(4), &mirrored, 10).0, owner(4));
+        let published = [("me", heavy(5)), ("peer", candidacy(false, Some(4)))];
         assert_eq!(planned(hold(5), &published, 10).0, owner(5));
         let published = [("me", heavy(3)), ("peer", candidacy(true, Some(4)))];
         assert_eq!(planned(hold(3), &published, 10).0, owner(5));

@@ -59,6 +59,38 @@ fn rejected_configuration_is_told_on_the_object() {
     assert!(cluster.settle().is_empty());
 }
 
+#[test]
+fn an_advertisement_that_cannot_be_read_is_told_so_until_it_is_corrected() {
+    let mut cluster = Cluster::new("192.0.2.0/30");
+    let put = |cluster: &mut Cluster, spec: Value| {
+        let advertisement = json!({
+            "apiVersion": "fairlead.dev/v1alpha1", "kind": "L2Advertisement",
+            "metadata": {"name": "adv", "uid": "adv", "generation": 1}, "spec": spec,
+        });
+        cluster.put(Object::Advertisement("adv".into()), advertisement);
+        cluster.settle()
+    };
+    let condition = |cluster: &Cluster| {
+        let status = &cluster.objects[&Object::Advertisement("adv".into())]["status"];
+        ["status", "reason"].map(|field| status["conditions"][0][field].clone())
+    };
+    // What the schema of an older installation may have let through.
+    for spec in [
+        json!({"interfaces": ["eth0", "eth[0-9]"]}),
+        json!({"preemptAfter": "soon"}),
+        json!({"preferredNodeSelectors": [{"weight": 0, "preference": {}}]}),
+    ] {
+        let events = put(&mut cluster, spec);
+        assert!(events[0].starts_with("Warning InvalidField: spec."), "{events:?}");
+        assert_eq!(condition(&cluster), ["False", "InvalidField"]);
+    }
+    put(
+        &mut cluster,
+        json!({"interfaces": ["eth*", "!eth1"], "preemptAfter": "Never"}),
+    );
+    assert_eq!(condition(&cluster), ["True", "Accepted"]);
+}
+
 fn pool_status(cluster: &Cluster) -> Value {
     cluster.objects[&Object::Pool("blue".into())]["status"].clone()
 }
