@@ -74,6 +74,12 @@ bench-controller: images ## Addresses for 10 000 Services: Fairlead's controller
 	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
 	target/release/bench_controller --name $(BENCH_LAB) $(ARGS)
 
+.PHONY: bench-failover
+bench-failover: images ## What a client notices of faults: Fairlead and MetalLB, on a lab of their own (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
+	target/release/bench_failover --name $(BENCH_LAB) $(ARGS)
+
 .PHONY: bench-ipam
 bench-ipam: ## What address management costs with 10000 Services
 	$(CARGO) bench -q -p fairlead-core --features testing --bench ipam
