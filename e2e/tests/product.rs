@@ -20,8 +20,10 @@ mod product {
     mod external;
     mod failover;
     mod families;
+    mod faults;
     mod fixture;
     mod forwarding;
+    mod layer2;
     mod leader;
     mod lifecycle;
     mod malformed;

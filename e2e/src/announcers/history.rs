@@ -108,15 +108,22 @@ impl History {
         }
     }
 
-    fn runs(&self, address: IpAddr, from: Duration) -> impl Iterator<Item = &Run> {
+    /// The runs that ended by then, and the others.
+    fn split(&self, address: IpAddr, at: Duration) -> (&[Run], &[Run]) {
         let line = self.lines.get(&address).map_or(&[][..], Vec::as_slice);
-        // The newest first, so that a long past costs nothing.
-        let skipped = line
-            .iter()
-            .rev()
-            .position(|run| run.to <= from)
-            .map_or(0, |n| line.len() - n);
-        line[skipped..].iter()
+        // From the newest on, so that a long past costs nothing.
+        let ended = line.iter().rev().position(|run| run.to <= at);
+        line.split_at(ended.map_or(0, |n| line.len() - n))
+    }
+
+    fn runs(&self, address: IpAddr, from: Duration) -> impl Iterator<Item = &Run> {
+        self.split(address, from).1.iter()
+    }
+
+    /// Everybody who has ever answered for an address.
+    pub fn ever(&self, address: IpAddr) -> BTreeSet<String> {
+        let runs = self.runs(address, Duration::ZERO);
+        runs.flat_map(|run| run.who.keys().cloned()).collect()
     }
 
     /// Who answered in the last round that has ended.
@@ -157,29 +164,29 @@ impl History {
     /// The moves since `from`: each round that one alone answers, after one that another alone answered.
     pub fn moves(&self, address: IpAddr, from: Duration) -> Vec<Move> {
         let mut moves = vec![];
-        let mut owner: Option<String> = None;
+        let (before, since) = self.split(address, from);
+        let alone = |run: &Run| (run.who.len() == 1).then(|| run.who.keys().next().cloned())?;
+        let mut owner = before.iter().rev().find_map(alone);
         // From when on somebody answers for whom the rounds before tell nothing.
         let mut first: BTreeMap<&str, Duration> = BTreeMap::new();
-        for run in self.runs(address, from) {
+        for run in since {
             for (who, at) in &run.who {
                 first.entry(who).or_insert(*at);
             }
-            if run.who.len() != 1 {
-                continue;
-            }
-            let Some(who) = run.who.keys().next() else {
+            let Some(who) = alone(run) else {
                 continue;
             };
+            first.retain(|name, _| *name == who);
+            let at = first.get(who.as_str()).copied().unwrap_or(run.from);
             if let Some(before) = owner.replace(who.clone())
-                && before != *who
+                && before != who
             {
                 moves.push(Move {
-                    at: first.get(who.as_str()).copied().unwrap_or(run.from),
+                    at,
                     from: before,
-                    to: who.clone(),
+                    to: who,
                 });
             }
-            first.retain(|name, _| name == who);
         }
         moves
     }
@@ -276,7 +283,14 @@ mod tests {
             spans(&history.silent(VIP, Duration::ZERO)),
             [(100, 300), (400, 500)]
         );
-        assert_eq!(history.moves(VIP, Duration::ZERO).len(), 1);
+        for from in [0, 250] {
+            assert_eq!(
+                history.moves(VIP, ms(from)).len(),
+                1,
+                "the dead one had it before"
+            );
+        }
+        assert_eq!(history.ever(VIP), ["a".to_owned(), "b".to_owned()].into());
         assert_eq!(spans(&history.silent(VIP, ms(250))), [(250, 300), (400, 500)]);
     }
 
