@@ -18,6 +18,7 @@ LAB := target/debug/lab
 DEMO_LAB := demo
 TEST_LAB := test
 BENCH_LAB := bench
+SOAK_LAB := soak
 
 .PHONY: help
 help: ## List the targets
@@ -58,6 +59,12 @@ e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken dow
 .PHONY: soak-ipam
 soak-ipam: ## A million random steps of simulated address management (FAIRLEAD_IPAM_STEPS for another number)
 	$(CARGO) test -q --release -p fairlead-core simulation::soak -- --ignored --nocapture
+
+.PHONY: soak
+soak: images ## Random faults for an hour (SOAK_SECONDS), and a witness on the wire, on a lab of their own (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(SOAK_LAB)' EXIT; \
+	target/release/soak --name $(SOAK_LAB) $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads texts of users, a minute each (FUZZ_SECONDS)

@@ -31,6 +31,8 @@ pub mod machine;
 pub mod preflight;
 pub mod product;
 pub mod progress;
+pub mod random;
+pub mod soak;
 pub mod topology;
 
 pub use capture::Capture;

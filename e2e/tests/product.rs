@@ -32,6 +32,7 @@ mod product {
     mod requests;
     mod settings;
     mod sharing;
+    mod soak;
     mod upgrade;
     mod validation;
 }

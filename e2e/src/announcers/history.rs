@@ -201,6 +201,11 @@ impl History {
         self.spans(address, from, |count| count == 0)
     }
 
+    /// The spans since `from` in which anybody answered for an address.
+    pub fn answered(&self, address: IpAddr, from: Duration) -> Vec<Span> {
+        self.spans(address, from, |count| count > 0)
+    }
+
     fn spans(&self, address: IpAddr, from: Duration, wanted: impl Fn(usize) -> bool) -> Vec<Span> {
         let mut spans: Vec<Span> = vec![];
         for run in self.runs(address, from).filter(|run| wanted(run.who.len())) {

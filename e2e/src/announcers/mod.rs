@@ -192,11 +192,13 @@ impl Asking {
             next += self.interval;
             // A round that begins late is not made up for: answers would be counted in the wrong one.
             next = next.max(Instant::now());
-            while let Some(left) = next
-                .checked_duration_since(Instant::now())
-                .filter(|left| !left.is_zero())
-            {
+            loop {
+                let left = next.saturating_duration_since(Instant::now());
+                // When time is up, what has arrived still belongs to this round, however late this thread is.
                 let Some(frame) = self.wire.receive(left)? else {
+                    if left.is_zero() {
+                        break;
+                    }
                     continue;
                 };
                 let at = self.shared.began.elapsed();

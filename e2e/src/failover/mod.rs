@@ -8,6 +8,7 @@ mod scene;
 mod trial;
 
 pub use busy::Busy;
+pub(crate) use restore::Programs;
 pub use row::Row;
 pub use scene::Scene;
 pub use trial::{Options, Outcome, trial};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::scene::{GATE, Scene, WEB, pod_name, web_pod};
+use super::scene::{Scene, web_pod};
 use crate::bench::Contender;
 use crate::error::{LabError, Result};
 use crate::product::api::condition;
@@ -21,7 +21,7 @@ const TABLE: [&str; 3] = ["table", "inet", "e2e"];
 const KUBE_PROXY: &str = "kube-proxy";
 
 /// The programs of a contender.
-pub(super) struct Programs {
+pub(crate) struct Programs {
     /// Namespace and name of the speakers' DaemonSet.
     pub speakers: String,
     /// Of the node agents', if it has any.
@@ -68,16 +68,20 @@ impl Scene<'_> {
             wait_for(&format!("{name} to be uncordoned"), READY, || {
                 self.cluster.cordon(&name, false).map_err(|e| e.to_string())
             })?;
-            self.serve(&name)?;
+            for app in &self.apps {
+                self.serve(app, &name)?;
+            }
         }
         for place in self.lab.nodes() {
-            self.wait_serving(&place.name())?;
+            for app in &self.apps {
+                self.wait_serving(app, &place.name())?;
+            }
         }
         self.wait_programs()
     }
 
     /// Power, cable, no rules of a trial, and a service proxy.
-    fn power(&self, place: Place) -> Result<()> {
+    pub(crate) fn power(&self, place: Place) -> Result<()> {
         if self.lab.machine(place).is_err() {
             // An error to be told of only if the second attempt fails as well: the first may have met what was
             // half ended.
@@ -100,12 +104,13 @@ impl Scene<'_> {
     }
 
     /// A web server on this node, ready as far as we say.
-    fn serve(&self, node: &str) -> Result<()> {
-        wait_for(&format!("a pod of {WEB} on {node}"), POD_START, || {
-            let pod = self.cluster.get(&self.pod(node)).map_err(|e| e.to_string())?;
+    fn serve(&self, app: &str, node: &str) -> Result<()> {
+        let path = self.pod(app, node);
+        wait_for(&format!("a pod of {app} on {node}"), POD_START, || {
+            let pod = self.cluster.get(&path).map_err(|e| e.to_string())?;
             match pod {
                 None => {
-                    let manifest = web_pod(&self.namespace, node);
+                    let manifest = web_pod(&self.namespace, app, node);
                     self.cluster.create(&manifest, false).map_err(|e| e.to_string())?;
                     Err("just created".to_owned())
                 }
@@ -113,20 +118,18 @@ impl Scene<'_> {
                     Err("it is ending".to_owned())
                 }
                 Some(pod) if matches!(pod["status"]["phase"].as_str(), Some("Failed" | "Succeeded")) => {
-                    self.cluster.delete(&self.pod(node)).map_err(|e| e.to_string())?;
+                    self.cluster.delete(&path).map_err(|e| e.to_string())?;
                     Err(pod["status"].to_string())
                 }
-                Some(_) => self
-                    .cluster
-                    .set_pod_condition(&self.namespace, &pod_name(node), GATE, true)
-                    .map_err(|e| e.to_string()),
+                Some(_) => self.set_ready(app, node, true).map_err(|e| e.to_string()),
             }
         })
     }
 
-    fn wait_serving(&self, node: &str) -> Result<()> {
-        wait_for(&format!("{WEB} on {node} to be ready"), POD_START, || {
-            let pod = self.cluster.get(&self.pod(node)).map_err(|e| e.to_string())?;
+    pub(crate) fn wait_serving(&self, app: &str, node: &str) -> Result<()> {
+        wait_for(&format!("{app} on {node} to be ready"), POD_START, || {
+            let path = self.pod(app, node);
+            let pod = self.cluster.get(&path).map_err(|e| e.to_string())?;
             let pod = pod.unwrap_or_default();
             let ready = condition(&pod, "Ready").is_some_and(|(status, _, _)| status == "True");
             // What the API says may be of the time before the power went.
@@ -140,7 +143,7 @@ impl Scene<'_> {
     }
 
     /// The pids of the programs on a node whose command line matches.
-    pub(super) fn processes(&self, node: &str, pattern: &str) -> std::result::Result<Vec<String>, String> {
+    pub(crate) fn processes(&self, node: &str, pattern: &str) -> std::result::Result<Vec<String>, String> {
         let place: Place = node.parse().map_err(|e: LabError| e.to_string())?;
         let pids = self
             .exec(place, &["pgrep", "-f", pattern])
@@ -149,7 +152,7 @@ impl Scene<'_> {
     }
 
     /// Waits until every speaker runs and is ready, and every node agent.
-    pub(super) fn wait_programs(&self) -> Result<()> {
+    pub(crate) fn wait_programs(&self) -> Result<()> {
         let programs = Programs::of(self.who);
         let sets = [Some(programs.speakers), programs.agents];
         let what = format!("the programs of {} to be ready", self.who.title());

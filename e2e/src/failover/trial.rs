@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::busy::Busy;
 use super::restore::Programs;
 use super::row::Row;
-use super::scene::{GATE, Scene, pod_name};
+use super::scene::{Scene, WEB};
 use crate::announcers::Witness;
 use crate::client::{ClientOptions, FailureKind};
 use crate::error::{LabError, Result};
@@ -152,14 +152,11 @@ impl Trial<'_> {
             }
             Row::Drain => self.drain(fault)?,
             Row::EndpointUnready => {
-                let Scene {
-                    cluster, namespace, ..
-                } = self.scene;
-                cluster.set_pod_condition(namespace, &pod_name(self.owner), GATE, false)?;
+                self.scene.set_ready(WEB, self.owner, false)?;
                 self.wait_successor(fault, SUCCESSOR);
             }
             Row::EndpointDeleted => {
-                let path = self.scene.pod(self.owner);
+                let path = self.scene.pod(WEB, self.owner);
                 self.scene.cluster.delete_and_wait(&path, RESTARTED)?;
                 self.wait_successor(fault, SUCCESSOR);
             }
