@@ -12,7 +12,7 @@ impl Lab {
     /// Moves the cables of some places to a second switch. They reach one another, and none of the rest.
     ///
     /// # Errors
-    /// When a place has no cable at the switch, or is powered off.
+    /// When the switch is split already, a place has no cable there, or is powered off.
     pub fn split(&self, places: &[Place]) -> Result<()> {
         let switch = self.machine(Place::Switch)?;
         let mut batch = format!(
