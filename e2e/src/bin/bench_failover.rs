@@ -28,6 +28,9 @@ struct Args {
     /// Trials of each row
     #[arg(long, default_value_t = 30, value_name = "N")]
     trials: usize,
+    /// Trials of each row with MetalLB, which takes its time to be ready for the next [default: as many]
+    #[arg(long, value_name = "N")]
+    metallb_trials: Option<usize>,
     /// Only these rows, such as power-off,cordon [default: all]
     #[arg(long, value_name = "ROW,…", value_delimiter = ',')]
     rows: Vec<Row>,
@@ -65,6 +68,7 @@ fn bench(args: &Args) -> Result<bool> {
         lab: args.name.clone(),
         nodes: args.nodes,
         trials: args.trials,
+        metallb_trials: args.metallb_trials.unwrap_or(args.trials),
         rows: if args.rows.is_empty() {
             Row::ALL.to_vec()
         } else {

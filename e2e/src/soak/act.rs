@@ -8,6 +8,7 @@ use super::Addresses;
 use super::fault::Fault;
 use crate::error::{LabError, Result};
 use crate::failover::{Programs, Scene};
+use crate::product::api::condition;
 use crate::product::{install, manifests, wait_for};
 use crate::topology::Place;
 
@@ -58,7 +59,7 @@ pub(super) fn mend(scene: &Scene<'_>, fault: &Fault, gone: &Value) -> Result<()>
             for app in &scene.apps {
                 scene.wait_serving(app, &Place::Node(*n).name())?;
             }
-            scene.wait_programs()
+            wait_programs(scene, *n)
         }
         Fault::KillSpeaker(n) => wait_back(scene, *n, "speaker", Programs::of(scene.who).process),
         Fault::KillAgent(n) => wait_back(scene, *n, "node-agent", AGENT),
@@ -116,7 +117,28 @@ fn wait_back(scene: &Scene<'_>, node: u8, component: &str, pattern: &str) -> Res
             .cluster
             .delete(&format!("/api/v1/namespaces/{namespace}/pods/{pod}"))?;
     }
-    scene.wait_programs()
+    wait_programs(scene, node)
+}
+
+/// Waits until a node's speaker and agent run and are ready, whatever is wrong with other nodes.
+fn wait_programs(scene: &Scene<'_>, node: u8) -> Result<()> {
+    let name = Place::Node(node).name();
+    for (component, pattern) in [
+        ("speaker", Programs::of(scene.who).process),
+        ("node-agent", AGENT),
+    ] {
+        wait_for(&format!("{component} on {name} to be ready"), BACK, || {
+            let pod = install::pod_of(scene.cluster, component, &name).map_err(|e| e.to_string())?;
+            let ready = condition(&pod, "Ready").is_some_and(|(status, _, _)| status == "True");
+            // What the API says may be of the time before it ended.
+            if ready && !scene.processes(&name, pattern)?.is_empty() {
+                Ok(())
+            } else {
+                Err(pod["status"].to_string())
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// Nothing of the gossip goes to the other, and nothing comes from it.

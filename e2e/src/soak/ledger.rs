@@ -20,6 +20,8 @@ pub enum Part {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     parts: BTreeMap<Part, Vec<Change>>,
+    /// From when to when Services did not exist.
+    absences: BTreeMap<String, Vec<(Duration, Duration)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,11 +92,26 @@ impl Ledger {
             .find(|n| was(Part::Node(*n)) && server.is_none_or(|app| was(Part::Server(app.to_owned(), *n))))
     }
 
-    /// Whether a span in which somebody answers reaches beyond the time `bound` after a Service was deleted.
+    /// A Service was deleted.
+    pub fn deleted(&mut self, service: &str, at: Duration) {
+        let absences = self.absences.entry(service.to_owned()).or_default();
+        absences.push((at, Duration::MAX));
+    }
+
+    /// It is about to be made again.
+    pub fn created(&mut self, service: &str, at: Duration) {
+        let last = self.absences.get_mut(service).and_then(|all| all.last_mut());
+        if let Some((_, to)) = last {
+            *to = (*to).min(at);
+        }
+    }
+
+    /// Whether a span in which somebody answers has a part in which the Service had not existed for `bound`.
     pub fn gone(&self, service: &str, span: &Span, bound: Duration) -> bool {
-        let changes = self.parts.get(&Part::Service(service.to_owned()));
-        let last = changes.and_then(|changes| changes.iter().rev().find(|change| change.at <= span.to));
-        last.is_some_and(|change| !change.well && span.to > change.at + bound)
+        let absences = self.absences.get(service).map_or(&[][..], Vec::as_slice);
+        absences
+            .iter()
+            .any(|(from, to)| span.to > *from + bound && span.from < *to && *to > *from + bound)
     }
 }
 
@@ -141,13 +158,26 @@ mod tests {
         assert_eq!(ledger.candidate("a", None, 2, s(11), s(12)), Some(1));
         ledger.ill(Part::Service("a".into()), s(20));
         assert_eq!(ledger.candidate("a", None, 2, s(21), s(22)), None);
+    }
+
+    #[test]
+    fn a_deleted_service_is_not_answered_for_until_it_is_made_again() {
+        let mut ledger = Ledger::default();
+        ledger.deleted("a", s(20));
         let span = |from, to| Span {
             from: s(from),
             to: s(to),
             who: ["node1".to_owned()].into(),
         };
-        assert!(!ledger.gone("a", &span(15, 22), s(3)));
-        assert!(ledger.gone("a", &span(15, 24), s(3)));
+        let gone = |ledger: &Ledger, from, to| ledger.gone("a", &span(from, to), s(3));
+        assert!(!gone(&ledger, 15, 22));
+        assert!(gone(&ledger, 15, 24));
         assert!(!ledger.gone("b", &span(15, 24), s(3)));
+        ledger.created("a", s(30));
+        assert!(!gone(&ledger, 31, 40));
+        assert!(gone(&ledger, 29, 40));
+        ledger.deleted("a", s(40));
+        ledger.created("a", s(42));
+        assert!(!gone(&ledger, 31, 60), "it was made again in time");
     }
 }

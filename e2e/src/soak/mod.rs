@@ -39,6 +39,10 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 const CONVALESCENCE: Duration = Duration::from_secs(15);
 /// Most faults at work at one time.
 const TOGETHER: usize = 3;
+/// So many steps are told with what must not be.
+const BEFORE: usize = 15;
+/// So many faults are thrown for one that fits.
+const THROWS: usize = 5;
 /// Until everything is settled in the beginning and in the end.
 const SETTLED: Duration = Duration::from_secs(120);
 /// What settled means.
@@ -197,9 +201,11 @@ impl Soak<'_> {
         let nodes = self.scene.lab.shape().nodes;
         let end = self.witness.clock() + self.options.length;
         while self.witness.clock() < end {
-            let fault = Fault::any(random, nodes, &LOCAL);
             let more = self.active.len() < TOGETHER && random.below(2) == 0;
-            if more && fault.fits(&self.active, nodes) {
+            let fitting = (0..THROWS)
+                .map(|_| Fault::any(random, nodes, &LOCAL))
+                .find(|fault| fault.fits(&self.active, nodes));
+            if let Some(fault) = fitting.filter(|_| more) {
                 self.make(fault)?;
             } else if let Some(fault) = self.to_mend(random) {
                 self.mend(&fault)?;
@@ -230,12 +236,18 @@ impl Soak<'_> {
             self.ledger.ill(part, at);
         }
         act::make(self.scene, &fault, self.guest())?;
+        if fault == Fault::ServiceGone {
+            self.ledger.deleted(GUEST, self.witness.clock());
+        }
         self.active.push(fault);
         Ok(())
     }
 
     fn mend(&mut self, fault: &Fault) -> Result<()> {
         self.note(self.witness.clock(), &format!("mending: {fault}"));
+        if fault == &Fault::ServiceGone {
+            self.ledger.created(GUEST, self.witness.clock());
+        }
         act::mend(self.scene, fault, self.guest())?;
         let at = self.witness.clock();
         self.note(at, &format!("mended: {fault}"));
@@ -337,18 +349,23 @@ impl Soak<'_> {
                 }
             }
         }
+        let mut new = vec![];
         for (kind, more, address, span) in found {
             // One that was told may have grown since, and the look back cuts off its beginning.
             let told = self.told.insert((address, kind), span.to);
             if told.is_none_or(|told| told < span.from) {
-                self.tell(&format!("{kind}{more}"), address, &span);
+                new.push(format!("{address}: {kind}{more}, {span}"));
             }
+        }
+        if !new.is_empty() {
+            self.tell(&new.join("\n  "));
         }
     }
 
-    fn tell(&mut self, what: &str, address: IpAddr, span: &Span) {
-        let mut text = format!("{address}: {what}, {span}; before it:");
-        let first = self.report.steps.len().saturating_sub(12);
+    /// Notes what must not be, with what was done before it.
+    fn tell(&mut self, what: &str) {
+        let mut text = format!("{what}\n  before it:");
+        let first = self.report.steps.len().saturating_sub(BEFORE);
         for step in &self.report.steps[first..] {
             let _ = write!(text, "\n    {step}");
         }

@@ -34,8 +34,10 @@ pub struct Options {
     pub lab: String,
     /// Number of nodes of a new lab.
     pub nodes: u8,
-    /// Trials of each row.
+    /// Trials of each row with Fairlead.
     pub trials: usize,
+    /// And with MetalLB.
+    pub metallb_trials: usize,
     /// Which rows.
     pub rows: Vec<Row>,
     /// Who is measured, in this order.
@@ -146,7 +148,11 @@ impl Bench<'_> {
     /// All trials of one row. One that fails is told and noted, and the next is tried.
     fn row(&self, scene: &Scene<'_>, row: Row, home: Option<&str>) -> Trials {
         let mut trials = Trials::new(row);
-        let number = if row.once() { 1 } else { self.options.trials };
+        let number = match self.who {
+            _ if row.once() => 1,
+            Contender::Fairlead => self.options.trials,
+            Contender::MetalLb => self.options.metallb_trials,
+        };
         let mut failed = 0;
         for n in 1..=number {
             let began = Instant::now();

@@ -26,8 +26,6 @@ pub struct Report {
 pub struct Setting {
     /// Nodes of the lab.
     pub nodes: u8,
-    /// Trials of each row.
-    pub trials: usize,
     /// How long what lasted.
     pub trial: TrialOptions,
     /// Cores, shared by all.
@@ -66,7 +64,6 @@ impl Setting {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
             nodes: options.nodes,
-            trials: options.trials,
             trial: options.trial,
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
@@ -234,7 +231,6 @@ mod tests {
         let report = Report {
             setting: Setting {
                 nodes: 3,
-                trials: 2,
                 trial: TrialOptions {
                     api_down: Duration::from_secs(60),
                     busy: Duration::from_secs(600),
