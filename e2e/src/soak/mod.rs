@@ -275,7 +275,7 @@ impl Soak<'_> {
         }
     }
 
-    /// The other nodes first, then what needs the API server.
+    /// The API server first, since most others need it.
     fn mend_all(&mut self) -> Result<()> {
         let (silent, others): (Vec<Fault>, Vec<Fault>) = self
             .active
@@ -352,10 +352,11 @@ impl Soak<'_> {
         let mut new = vec![];
         for (kind, more, address, span) in found {
             // One that was told may have grown since, and the look back cuts off its beginning.
-            let told = self.told.insert((address, kind), span.to);
-            if told.is_none_or(|told| told < span.from) {
+            let told = self.told.entry((address, kind)).or_default();
+            if *told < span.from {
                 new.push(format!("{address}: {kind}{more}, {span}"));
             }
+            *told = (*told).max(span.to);
         }
         if !new.is_empty() {
             self.tell(&new.join("\n  "));
