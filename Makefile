@@ -18,6 +18,7 @@ LAB := target/debug/lab
 DEMO_LAB := demo
 TEST_LAB := test
 BENCH_LAB := bench
+SOAK_LAB := soak
 
 .PHONY: help
 help: ## List the targets
@@ -59,6 +60,12 @@ e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken dow
 soak-ipam: ## A million random steps of simulated address management (FAIRLEAD_IPAM_STEPS for another number)
 	$(CARGO) test -q --release -p fairlead-core simulation::soak -- --ignored --nocapture
 
+.PHONY: soak
+soak: images ## Random faults for an hour (SOAK_SECONDS), and a witness on the wire, on a lab of their own (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(SOAK_LAB)' EXIT; \
+	target/release/soak --name $(SOAK_LAB) $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz what reads texts of users and frames from the wire, a minute each (FUZZ_SECONDS)
 	scripts/fuzz.sh
@@ -73,6 +80,12 @@ bench-controller: images ## Addresses for 10 000 Services: Fairlead's controller
 	$(CARGO) build --release -p fairlead-e2e --bins
 	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
 	target/release/bench_controller --name $(BENCH_LAB) $(ARGS)
+
+.PHONY: bench-failover
+bench-failover: images ## What a client notices of faults: Fairlead and MetalLB, on a lab of their own (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
+	target/release/bench_failover --name $(BENCH_LAB) $(ARGS)
 
 .PHONY: bench-ipam
 bench-ipam: ## What address management costs with 10000 Services

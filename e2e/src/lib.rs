@@ -2,6 +2,7 @@
 //!
 //! Everything the `lab` command does is a call of this library first, so that end-to-end tests can do the same.
 
+pub mod announcers;
 pub mod capture;
 mod certs;
 mod cgroup;
@@ -13,6 +14,7 @@ mod lab;
 mod net;
 mod node;
 mod parallel;
+mod partition;
 mod process;
 mod state;
 mod status;
@@ -22,12 +24,15 @@ mod up;
 pub mod bench;
 pub mod client;
 pub mod components;
+pub mod failover;
 pub mod forward;
 pub mod images;
 pub mod machine;
 pub mod preflight;
 pub mod product;
 pub mod progress;
+pub mod random;
+pub mod soak;
 pub mod topology;
 
 pub use capture::Capture;

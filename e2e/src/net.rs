@@ -183,7 +183,7 @@ fn routes(place: Place, nodes: &[u8]) -> String {
 }
 
 /// A command in a machine's network namespace alone: the pids that `ip` is told are the host's.
-fn in_network<'a>(machine: &Machine, argv: impl IntoIterator<Item = &'a str>) -> Command {
+pub(crate) fn in_network<'a>(machine: &Machine, argv: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new("nsenter");
     command
         .args(["-t", &machine.id().pid.to_string(), "-n", "--"])

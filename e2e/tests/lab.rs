@@ -4,13 +4,15 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use fairlead_e2e::{Lab, Progress, UpOptions, client::ClientOptions, images::AGNHOST, topology::Place};
+use fairlead_e2e::{
+    Lab, Progress, UpOptions, announcers::Witness, client::ClientOptions, images::AGNHOST, topology::Place,
+};
 use k8s_openapi::ByteString;
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -507,4 +509,49 @@ fn a_stopped_service_stays_stopped_until_it_is_restarted() {
             .to_string()
             .contains("kubelet")
     );
+}
+
+#[test]
+fn the_witness_sees_who_has_an_address_and_a_split_switch() {
+    let (lab, _turn) = lab();
+    let of = |place: Place| {
+        let interface = place.uplink().unwrap();
+        [IpAddr::from(interface.v4), IpAddr::from(interface.v6)]
+    };
+    let nobody: IpAddr = "172.30.0.99".parse().unwrap();
+    let addresses: Vec<IpAddr> = [of(NODE1), of(NODE2)]
+        .concat()
+        .into_iter()
+        .chain([nobody])
+        .collect();
+    let (span, limit) = (Duration::from_millis(500), Duration::from_secs(10));
+    let witness = Witness::start(&lab, &addresses, Duration::from_millis(20)).unwrap();
+    let settled = |place: Place| {
+        for address in of(place) {
+            let own = |who: &str| who == place.name();
+            witness.wait_settled(address, span, limit, own).unwrap();
+        }
+    };
+    settled(NODE1);
+    settled(NODE2);
+    // With node1 on another switch nobody here has its addresses.
+    lab.split(&[NODE1]).unwrap();
+    let [v4, v6] = of(NODE1);
+    for address in [v4, v6] {
+        wait("node1 to be silent", || {
+            match witness.history().answering(address) {
+                who if who.is_empty() => Ok(()),
+                who => Err(format!("{who:?}")),
+            }
+        });
+    }
+    settled(NODE2);
+    assert!(lab.split(&[NODE2]).is_err(), "it is split already");
+    lab.join().unwrap();
+    lab.join().unwrap();
+    settled(NODE1);
+    let history = witness.history();
+    assert!(history.ever(nobody).is_empty());
+    assert_eq!(history.ever(v6), ["node1".to_owned()].into());
+    assert!(ping(&lab, NODE2, NODE1).is_ok());
 }

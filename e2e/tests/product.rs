@@ -20,9 +20,11 @@ mod product {
     mod external;
     mod failover;
     mod families;
+    mod faults;
     mod fixture;
     mod forwarding;
     mod gossip_key;
+    mod layer2;
     mod leader;
     mod lifecycle;
     mod malformed;
@@ -31,6 +33,7 @@ mod product {
     mod requests;
     mod settings;
     mod sharing;
+    mod soak;
     mod upgrade;
     mod validation;
 }

@@ -72,7 +72,7 @@ impl Contender {
         }
     }
 
-    fn namespace(self) -> &'static str {
+    pub(crate) fn namespace(self) -> &'static str {
         match self {
             Self::Fairlead => install::NAMESPACE,
             Self::MetalLb => metallb::NAMESPACE,
@@ -118,7 +118,7 @@ impl Contender {
                 Ok(())
             }
             Self::MetalLb => {
-                metallb::install(lab, metallb, ADDRESSES)?;
+                metallb::install(lab, metallb, ADDRESSES, metallb::Parts::Controller)?;
                 self.wait_ready(cluster)
             }
         }

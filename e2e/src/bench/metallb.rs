@@ -1,4 +1,4 @@
-//! MetalLB in the lab: its own manifest, but for what the benchmark leaves out.
+//! MetalLB in the lab: its own manifest, but for what a benchmark leaves out.
 
 use std::fs;
 use std::path::Path;
@@ -14,27 +14,31 @@ use crate::product::install::run;
 
 /// The namespace that its manifest uses.
 pub const NAMESPACE: &str = "metallb-system";
-/// The names of the Deployment and of its container.
+/// The names of the Deployment, of its container, and of the program.
 const CONTROLLER: &str = "controller";
+/// The same of the DaemonSet.
+pub const SPEAKER: &str = "speaker";
 
-/// Loads the controller's image into all nodes and applies the manifest, then a pool with these addresses and an
-/// advertisement.
+/// How much of MetalLB to install. Webhooks are off in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// The controller, told where the API server is: for a cluster without kube-proxy.
+    Controller,
+    /// The controller and the speakers.
+    All,
+}
+
+/// Loads the images into all nodes and applies the manifest, then a pool with these addresses and an advertisement.
 ///
 /// # Errors
-/// When the image cannot be made, the manifest is not as expected, or kubectl fails.
-pub fn install(lab: &Lab, metallb: &MetalLb, addresses: &str) -> Result<()> {
+/// When an image cannot be made, the manifest is not as expected, or kubectl fails.
+pub fn install(lab: &Lab, metallb: &MetalLb, addresses: &str, parts: Parts) -> Result<()> {
     let scratch = tempfile::tempdir().doing("make a directory")?;
-    let archive = scratch.path().join("metallb.tar");
-    // The name that the manifest asks for, so that nothing is pulled.
-    let name = format!("quay.io/metallb/controller:{}", MetalLb::VERSION);
-    let mut image = ImageBuilder::new();
-    image
-        .copy("/controller", &metallb.controller, 0o755)
-        .entrypoint(&["/controller"], &[]);
-    image.write(&[&name], &archive)?;
-    lab.load_image(&archive)?;
-
-    let objects = objects(&read(metallb)?)?;
+    load_image(lab, CONTROLLER, &metallb.controller, scratch.path())?;
+    if parts == Parts::All {
+        load_image(lab, SPEAKER, &metallb.speaker, scratch.path())?;
+    }
+    let objects = objects(&read(metallb)?, parts)?;
     kubectl(lab, &["apply", "--server-side", "-f"], &objects, scratch.path())?;
     let established = [
         "wait",
@@ -62,6 +66,21 @@ pub fn install(lab: &Lab, metallb: &MetalLb, addresses: &str) -> Result<()> {
     )
 }
 
+/// Makes an image of one program, named as the manifest asks for it, so that nothing is pulled.
+fn load_image(lab: &Lab, program: &str, path: &Path, scratch: &Path) -> Result<()> {
+    let archive = scratch.join(format!("{program}.tar"));
+    let (inside, name) = (
+        format!("/{program}"),
+        format!("quay.io/metallb/{program}:{}", MetalLb::VERSION),
+    );
+    let mut image = ImageBuilder::new();
+    image
+        .copy(&inside, path, 0o755)
+        .entrypoint(&[inside.as_str()], &[]);
+    image.write(&[&name], &archive)?;
+    lab.load_image(&archive)
+}
+
 /// Deletes everything of the manifest, with its pools.
 ///
 /// # Errors
@@ -69,7 +88,12 @@ pub fn install(lab: &Lab, metallb: &MetalLb, addresses: &str) -> Result<()> {
 pub fn remove(lab: &Lab, metallb: &MetalLb) -> Result<()> {
     let scratch = tempfile::tempdir().doing("make a directory")?;
     let arguments = ["delete", "--ignore-not-found", "--timeout=120s", "-f"];
-    kubectl(lab, &arguments, &objects(&read(metallb)?)?, scratch.path())
+    kubectl(
+        lab,
+        &arguments,
+        &objects(&read(metallb)?, Parts::All)?,
+        scratch.path(),
+    )
 }
 
 fn kubectl(lab: &Lab, arguments: &[&str], objects: &[Value], scratch: &Path) -> Result<()> {
@@ -85,33 +109,44 @@ fn read(metallb: &MetalLb) -> Result<String> {
     fs::read_to_string(path).doing(format!("read {}", path.display()))
 }
 
-/// The objects of the manifest without speakers and webhooks, the controller told so and where the API server is.
-fn objects(manifest: &str) -> Result<Vec<Value>> {
+/// The objects of the manifest without webhooks, the controller told so; with the controller alone, without speakers
+/// and with the API server's address.
+fn objects(manifest: &str, parts: Parts) -> Result<Vec<Value>> {
     let all: Vec<Value> = serde_saphyr::from_multiple(manifest)
         .map_err(|error| LabError::Refused(format!("MetalLB's manifest: {error}")))?;
-    let left_out = ["DaemonSet", "ValidatingWebhookConfiguration"];
-    let mut objects: Vec<Value> = all
-        .into_iter()
-        .filter(|object| left_out.iter().all(|kind| object["kind"] != *kind))
-        .collect();
-    let (host, port) = API_SERVER;
-    let added = [
-        ("args", vec![json!("--webhook-mode=disabled")]),
-        (
-            "env",
-            vec![
+    let stays = |object: &Value| match object["kind"].as_str() {
+        Some("ValidatingWebhookConfiguration") => false,
+        Some("DaemonSet") => parts == Parts::All,
+        _ => true,
+    };
+    let mut objects: Vec<Value> = all.into_iter().filter(stays).collect();
+    add(&mut objects, "args", vec![json!("--webhook-mode=disabled")])?;
+    match parts {
+        Parts::Controller => {
+            let (host, port) = API_SERVER;
+            let told = vec![
                 json!({"name": "KUBERNETES_SERVICE_HOST", "value": host}),
                 json!({"name": "KUBERNETES_SERVICE_PORT", "value": port.to_string()}),
-            ],
-        ),
-    ];
-    for (list, more) in added {
-        controller(&mut objects)
-            .and_then(|container| container[list].as_array_mut())
-            .ok_or_else(|| LabError::Refused(format!("MetalLB's manifest: no {list} of the controller")))?
-            .extend(more);
+            ];
+            add(&mut objects, "env", told)?;
+        }
+        // The controller would make it. A kubelet that starts a speaker before tries again only minutes later.
+        Parts::All => objects.push(json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"namespace": NAMESPACE, "name": "memberlist"},
+            "stringData": {"secretkey": "a benchmark has no secrets to keep, but needs a key for its gossip"},
+        })),
     }
     Ok(objects)
+}
+
+/// Adds to a list of the controller's container.
+fn add(objects: &mut [Value], list: &str, more: Vec<Value>) -> Result<()> {
+    controller(objects)
+        .and_then(|container| container[list].as_array_mut())
+        .ok_or_else(|| LabError::Refused(format!("MetalLB's manifest: no {list} of the controller")))?
+        .extend(more);
+    Ok(())
 }
 
 /// The container of the controller.
@@ -151,7 +186,7 @@ metadata: {name: metallb-webhook-configuration}
 
     #[test]
     fn speakers_and_webhooks_are_left_out_and_the_controller_is_told() {
-        let mut found = objects(MANIFEST).unwrap();
+        let mut found = objects(MANIFEST, Parts::Controller).unwrap();
         let kinds: Vec<&str> = found
             .iter()
             .map(|object| object["kind"].as_str().unwrap())
@@ -170,8 +205,22 @@ metadata: {name: metallb-webhook-configuration}
     }
 
     #[test]
+    fn the_whole_has_speakers_and_their_key() {
+        let mut found = objects(MANIFEST, Parts::All).unwrap();
+        let kinds: Vec<&str> = found
+            .iter()
+            .map(|object| object["kind"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["Namespace", "Deployment", "DaemonSet", "Secret"]);
+        assert_eq!(
+            controller(&mut found).unwrap()["env"].as_array().unwrap().len(),
+            1
+        );
+    }
+
+    #[test]
     fn another_manifest_is_refused() {
-        let error = objects("kind: Deployment\nmetadata: {name: other}\n").unwrap_err();
+        let error = objects("kind: Deployment\nmetadata: {name: other}\n", Parts::All).unwrap_err();
         assert!(error.to_string().contains("no args"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod contender;
 pub mod controller;
+pub mod failover;
 mod figures;
 mod load;
 mod metallb;

@@ -101,6 +101,14 @@ enum Action {
         /// Whose.
         place: Place,
     },
+    /// Let the switch fall into two: these places reach one another, and none of the rest.
+    Split {
+        /// Which.
+        #[arg(required = true)]
+        places: Vec<Place>,
+    },
+    /// Make the switch whole again.
+    Join,
     /// Take the power from a place: its cable goes, and every process of it ends at once.
     PowerOff {
         /// Which.
@@ -220,6 +228,8 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         }
         Action::Cut { place } => open()?.cut(place)?,
         Action::Plug { place } => open()?.plug(place)?,
+        Action::Split { places } => open()?.split(&places)?,
+        Action::Join => open()?.join()?,
         Action::PowerOff { place } => open()?.power_off(place)?,
         Action::PowerOn { place } => open()?.power_on(place, &progress)?,
         Action::Pause { .. } => open()?.pause_api_server()?,

@@ -1,5 +1,5 @@
 //! Programs that the lab builds from pinned Go modules: Kubernetes, etcd, agnhost, CoreDNS and Helm; and, for a
-//! benchmark that asks for it, MetalLB's controller.
+//! benchmark that asks for it, MetalLB.
 //!
 //! They are kept outside the checkout, each in a directory named by a hash of all that was pinned for it, so a
 //! changed pin is built anew and two checkouts share what they have in common.
@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cache::Cache;
-use table::{COMPONENTS, Component, METALLB_CONTROLLER};
+use table::{COMPONENTS, Component, METALLB_PROGRAMS};
 
 use crate::progress::Progress;
 
@@ -129,11 +129,13 @@ impl Components {
     }
 }
 
-/// MetalLB's controller, to be measured beside ours. No lab needs it, so it is built only when asked for.
+/// MetalLB, to be measured beside ours. No lab needs it, so it is built only when asked for.
 #[derive(Debug, Clone)]
 pub struct MetalLb {
     /// The controller; a static binary.
     pub controller: PathBuf,
+    /// The speaker; a static binary.
+    pub speaker: PathBuf,
     /// The manifest of the same release, as its users apply it.
     pub manifest: PathBuf,
 }
@@ -148,11 +150,13 @@ impl MetalLb {
     /// As [`Components::ensure`].
     pub fn ensure(progress: &Progress) -> Result<Self, ComponentError> {
         let cache = Cache::open()?;
-        build_missing(&cache, std::slice::from_ref(&METALLB_CONTROLLER), progress)?;
-        let directory = cache.directory(&METALLB_CONTROLLER);
+        build_missing(&cache, METALLB_PROGRAMS, progress)?;
+        let [controller, speaker] = METALLB_PROGRAMS;
+        let (of_controller, of_speaker) = (cache.directory(controller), cache.directory(speaker));
         Ok(Self {
-            controller: directory.join(METALLB_CONTROLLER.name),
-            manifest: directory.join("metallb-native.yaml"),
+            controller: of_controller.join(controller.name),
+            speaker: of_speaker.join(speaker.name),
+            manifest: of_controller.join("metallb-native.yaml"),
         })
     }
 }

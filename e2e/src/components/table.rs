@@ -80,15 +80,26 @@ pub(super) static COMPONENTS: &[Component] = &[
     },
 ];
 
-/// MetalLB's controller, which only a benchmark asks for, and the manifest that its release is installed with.
-pub(super) static METALLB_CONTROLLER: Component = Component {
-    name: "metallb-controller",
-    module: &METALLB,
-    package: "go.universe.tf/metallb/controller",
-    ldflags: "",
-    programs: &[],
-    keeps: &[("go.universe.tf/metallb", "config/manifests/metallb-native.yaml")],
-};
+/// MetalLB's programs, which only benchmarks ask for. With the controller, the manifest that its release is installed
+/// with.
+pub(super) static METALLB_PROGRAMS: &[Component; 2] = &[
+    Component {
+        name: "metallb-controller",
+        module: &METALLB,
+        package: "go.universe.tf/metallb/controller",
+        ldflags: "",
+        programs: &[],
+        keeps: &[("go.universe.tf/metallb", "config/manifests/metallb-native.yaml")],
+    },
+    Component {
+        name: "metallb-speaker",
+        module: &METALLB,
+        package: "go.universe.tf/metallb/speaker",
+        ldflags: "",
+        programs: &[],
+        keeps: &[],
+    },
+];
 
 impl Component {
     /// The names under which the binary is started.

@@ -131,6 +131,22 @@ impl Cluster {
         answer.ok_or_else(|| LabError::Refused(format!("{path}: there is no such kind")))
     }
 
+    /// Sets a condition of a pod, such as one that it names as a readiness gate.
+    ///
+    /// # Errors
+    /// What the API server refuses, with its text.
+    pub fn set_pod_condition(&self, namespace: &str, pod: &str, type_: &str, status: bool) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/status");
+        let status = if status { "True" } else { "False" };
+        // Conditions are merged by their type; a plain merge patch would replace all of them.
+        let patch = json!({"status": {"conditions": [{"type": type_, "status": status}]}});
+        let kind = "application/strategic-merge-patch+json";
+        let answer = self.request("PATCH", &path, kind, patch.to_string().into_bytes())?;
+        answer
+            .map(drop)
+            .ok_or_else(|| LabError::Refused(format!("{path}: not found")))
+    }
+
     /// Merge patch of an object or of one of its subresources.
     ///
     /// # Errors

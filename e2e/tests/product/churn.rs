@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use fairlead_e2e::bench::observe::Observer;
 use fairlead_e2e::bench::timeline::{Move, Overlap, Timeline};
 use fairlead_e2e::product::api::condition;
 use fairlead_e2e::product::{install, manifests, wait_for};
+pub use fairlead_e2e::random::Random;
 use serde_json::{Value, json};
 
 use super::fixture::Fixture;
@@ -26,42 +27,6 @@ const EACH: usize = 60;
 /// Whether to do more than there is time for in every run: set FAIRLEAD_E2E_LONG.
 pub fn long() -> bool {
     std::env::var_os("FAIRLEAD_E2E_LONG").is_some()
-}
-
-/// Random numbers that can be had again (SplitMix64).
-pub struct Random(u64);
-
-impl Random {
-    /// With the seed of FAIRLEAD_SEED, or a new one, which is printed.
-    pub fn new(what: &str) -> Self {
-        let given = std::env::var("FAIRLEAD_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(|| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            now.map_or(0, |now| u64::from(now.subsec_nanos()))
-        });
-        println!("{what}: FAIRLEAD_SEED={seed}");
-        Self(seed)
-    }
-
-    /// Another one that depends on this one only.
-    fn fork(&mut self) -> Self {
-        Self(self.next())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// One of 0 to `limit` - 1.
-    pub fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap()
-    }
 }
 
 /// Sees every version of the Services that carry the test's label.

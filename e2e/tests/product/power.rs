@@ -1,38 +1,30 @@
-//! Nodes that die without a word. The last of the tests, since what runs on such a node is restarted.
+//! Nodes that die without a word. Near the end of the tests, since what runs on such a node is restarted.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use fairlead_e2e::failover::Row;
 
-use fairlead_e2e::Progress;
-use fairlead_e2e::client::ClientOptions;
-use fairlead_e2e::product::wait_for;
-use fairlead_e2e::topology::Place;
+use super::faults::fault_of;
 
-use super::fixture::Fixture;
+/// For detection, election and take-over, on a machine that is busy with other things.
+const MOST_MS: u64 = 3000;
+
+fn power_off(family: &str, row: Row) {
+    let outcome = fault_of(family, row);
+    assert!(outcome.gap_ms <= MOST_MS, "{outcome}");
+    assert_eq!(outcome.moves, 1, "{outcome}");
+    assert!(outcome.doubled_ms <= 1000, "{outcome}");
+}
 
 #[test]
 fn a_dead_node_is_replaced() {
-    let f = Fixture::new("power", &["172.30.0.100-172.30.0.101"]);
-    let vip = f.web("web", "Local", &["node1", "node2"]);
-    let before = f.wait_announcer(vip, |_| true);
-    let place: Place = before.parse().unwrap();
-    let client = f
-        .lab
-        .start_client(Place::Client, &ClientOptions::new(SocketAddr::from((vip, 80))))
-        .unwrap();
-    std::thread::sleep(Duration::from_secs(2));
-    f.lab.power_off(place).unwrap();
-    let moved = wait_for("another node to announce", Duration::from_secs(60), || {
-        match f.announcers(vip).as_slice() {
-            [one] if *one != before => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
-    std::thread::sleep(Duration::from_secs(2));
-    let report = client.stop().unwrap();
-    println!("node powered off: {report}");
-    f.lab.power_on(place, &Progress::quiet()).unwrap();
-    moved.unwrap_or_else(|error| panic!("{error}\n{}", f.explain()));
-    // When it is back, one of them announces, not both.
-    f.wait_announcer(vip, |_| true);
+    power_off("IPv4", Row::PowerOff);
+}
+
+#[test]
+fn a_dead_node_is_replaced_for_ipv6() {
+    power_off("IPv6", Row::PowerOff);
+}
+
+#[test]
+fn a_dead_node_is_replaced_without_the_api_server() {
+    power_off("IPv4", Row::ApiDownPowerOff);
 }
