@@ -14,8 +14,8 @@ const NAMED: usize = 5;
 /// What the speakers say of the addresses of one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Announcement {
-    /// Every address is announced: each with its node.
-    By(Vec<(IpAddr, NodeName)>),
+    /// Every address is announced: each with its node; and what there is to say of other machines that use them too.
+    By(Vec<(IpAddr, NodeName)>, Vec<String>),
     /// At least one address is announced by nobody.
     Nobody(Refusal),
 }
@@ -25,7 +25,7 @@ impl Announcement {
     pub fn verdict(&self) -> Refusal {
         match self {
             Self::Nobody(refusal) => refusal.clone(),
-            Self::By(owners) => {
+            Self::By(owners, conflicts) => {
                 let mut nodes: Vec<&NodeName> = owners.iter().map(|(_, node)| node).collect();
                 nodes.dedup();
                 let who = if let [node] = nodes[..] {
@@ -36,7 +36,11 @@ impl Announcement {
                         .map(|(address, node)| format!("node {node} ({address})"));
                     each.collect::<Vec<_>>().join(", ")
                 };
-                Refusal::new(Reason::Announced, format!("{ANNOUNCED_BY}{who}"))
+                let conflicts: String = conflicts
+                    .iter()
+                    .map(|conflict| format!("{BESIDES}{conflict}"))
+                    .collect();
+                Refusal::new(Reason::Announced, format!("{ANNOUNCED_BY}{who}{conflicts}"))
             }
         }
     }
@@ -44,6 +48,9 @@ impl Announcement {
 
 /// How the message of a true `Announced` condition begins; who announces follows.
 pub const ANNOUNCED_BY: &str = "announced by ";
+
+/// In the message of a true `Announced` condition, before each thing that is not as it should be.
+pub const BESIDES: &str = "; ";
 
 /// All reports, by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +64,8 @@ struct Report {
     owner: Option<(i64, NodeName)>,
     /// The reason nearest to announcing, who gives it, and the sentence of the first of them.
     held_back: Option<(Reason, Vec<NodeName>, String)>,
+    /// A sentence about a machine that is no speaker and uses the address.
+    conflict: Option<String>,
 }
 
 impl Reports {
@@ -69,6 +78,15 @@ impl Reports {
                 if report.owner.as_ref().is_none_or(|(highest, _)| claim > *highest) {
                     report.owner = Some((claim, view.node.clone()));
                 }
+            }
+            for (&address, (mac, interface)) in &view.conflicts {
+                let report = reports.addresses.entry(address).or_default();
+                report.conflict.get_or_insert_with(|| {
+                    format!(
+                        "the machine {mac} uses {address} as well, seen on {interface} of node {}",
+                        view.node
+                    )
+                });
             }
             for (&address, (reason, message)) in &view.held_back {
                 let report = reports.addresses.entry(address).or_default();
@@ -84,15 +102,18 @@ impl Reports {
 
     /// What they say of the addresses of a Service, of which there is at least one.
     pub fn of(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Announcement {
-        let mut owners = Vec::new();
+        let (mut owners, mut conflicts) = (Vec::new(), Vec::new());
         for address in addresses {
             let report = self.addresses.get(&address);
             match report.and_then(|report| report.owner.as_ref()) {
-                Some((_, node)) => owners.push((address, node.clone())),
+                Some((_, node)) => {
+                    owners.push((address, node.clone()));
+                    conflicts.extend(report.and_then(|report| report.conflict.clone()));
+                }
                 None => return Announcement::Nobody(why_not(address, report)),
             }
         }
-        Announcement::By(owners)
+        Announcement::By(owners, conflicts)
     }
 
     /// The addresses of which these reports and the others say different things.
@@ -145,6 +166,7 @@ mod tests {
                 .iter()
                 .map(|(last, reason)| (ip(*last), (*reason, format!("{reason} says {node}"))))
                 .collect(),
+            conflicts: BTreeMap::new(),
             network: vec![],
         }
     }
@@ -197,6 +219,18 @@ mod tests {
         assert_eq!(
             message,
             "192.0.2.1 is announced by no node: held back on n1, n2, n3, n4, n5 and 2 more (ProbeFailed says n1)"
+        );
+    }
+
+    #[test]
+    fn a_stranger_that_uses_the_address_too_is_told_with_the_owner() {
+        let mut owner = view("n1", &[(1, 1)], &[]);
+        owner.conflicts = BTreeMap::from([(ip(1), ("02:00:00:00:00:09".to_owned(), "eth0".to_owned()))]);
+        let (reason, message) = verdict(&[owner], &[1]);
+        assert_eq!(reason, Reason::Announced);
+        assert_eq!(
+            message,
+            "announced by node n1; the machine 02:00:00:00:00:09 uses 192.0.2.1 as well, seen on eth0 of node n1"
         );
     }
 }

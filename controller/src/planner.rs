@@ -479,7 +479,7 @@ impl Planner {
         self.tally.set(
             key,
             Some(match observed {
-                Announcement::By(_) => State::Announced,
+                Announcement::By(..) => State::Announced,
                 Announcement::Nobody(_) => State::HeldBack,
             }),
         );

@@ -11,7 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::announced::Announcement;
 
 /// A Service that was announced and that nobody announces for longer than this is worth telling.
-pub const LASTING: Duration = Duration::from_secs(2);
+/// Speakers report every two seconds at the most.
+pub const LASTING: Duration = Duration::from_secs(5);
 /// A Service that was never announced may take so long, for its pods have to start and probes to pass, before it is
 /// worth a warning.
 pub const STARTING: Duration = Duration::from_secs(10);
@@ -119,7 +120,7 @@ mod tests {
     }
 
     fn somebody() -> Announcement {
-        Announcement::By(vec![("192.0.2.1".parse().unwrap(), NodeName::from("n"))])
+        Announcement::By(vec![("192.0.2.1".parse().unwrap(), NodeName::from("n"))], vec![])
     }
 
     fn written(status: bool, reason: Reason) -> Condition {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::LoadBalancerIngress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value, json};
 
-use crate::announced::{ANNOUNCED_BY, Announcement};
+use crate::announced::{ANNOUNCED_BY, Announcement, BESIDES};
 use crate::change::{Change, Notice, Part, listed, status_patch};
 use crate::index::ServiceEntry;
 
@@ -211,21 +211,35 @@ impl Status<'_> {
         }
         let Some(announcement) = announcement else { return };
         let verdict = announcement.verdict();
-        let by = matches!(announcement, Announcement::By(_));
+        let by = matches!(announcement, Announcement::By(..));
         let before = self
             .entry
             .condition(ANNOUNCED)
             .filter(|condition| condition.status == "True");
-        if by && !says(before, &verdict) {
-            let was = before.and_then(|condition| condition.message.strip_prefix(ANNOUNCED_BY));
-            self.notices.push(match was {
-                Some(was) => Notice::normal(
-                    "Announce",
-                    Reason::OwnerChanged,
-                    format!("{} (was {was})", verdict.message),
-                ),
-                None => Notice::normal("Announce", Reason::Announced, verdict.message.clone()),
-            });
+        if by {
+            // Who announces, and what else there is to say, are told by events of their own.
+            let was = before.map_or("", |condition| condition.message.as_str());
+            let (now_by, was_by) = (owner(&verdict.message), owner(was));
+            if now_by != was_by {
+                self.notices.push(match was_by.strip_prefix(ANNOUNCED_BY) {
+                    Some(was) => {
+                        Notice::normal("Announce", Reason::OwnerChanged, format!("{now_by} (was {was})"))
+                    }
+                    None => Notice::normal("Announce", Reason::Announced, now_by.to_owned()),
+                });
+            }
+            if let Announcement::By(_, conflicts) = announcement {
+                let news = conflicts
+                    .iter()
+                    .filter(|conflict| !was.contains(conflict.as_str()));
+                let warning = |conflict: &String| {
+                    Notice::warning(
+                        "Announce",
+                        &Refusal::new(Reason::AddressConflict, conflict.clone()),
+                    )
+                };
+                self.notices.extend(news.map(warning));
+            }
         }
         self.set(ANNOUNCED, by, &verdict);
     }
@@ -259,6 +273,11 @@ fn external_text(external: &External) -> Option<String> {
 
 fn says(condition: Option<&Condition>, refusal: &Refusal) -> bool {
     condition.is_some_and(|c| c.reason == refusal.reason.as_str() && c.message == refusal.message)
+}
+
+/// The part of the message of a true `Announced` condition that says who announces.
+fn owner(message: &str) -> &str {
+    message.split_once(BESIDES).map_or(message, |(owner, _)| owner)
 }
 
 fn find<'a>(list: &'a [Condition], type_: &str) -> Option<&'a Condition> {

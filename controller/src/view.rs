@@ -19,6 +19,8 @@ pub struct NodeView {
     pub announced: BTreeMap<IpAddr, i64>,
     /// The addresses that it does not announce, with the reason and its sentence.
     pub held_back: BTreeMap<IpAddr, (Reason, String)>,
+    /// Addresses that a machine which is no speaker uses: its MAC address, and the interface on which it was seen.
+    pub conflicts: BTreeMap<IpAddr, (String, String)>,
     /// Addresses of its networks that no Service may get, with what they are.
     pub network: Vec<(IpRange, String)>,
 }
@@ -46,7 +48,15 @@ impl NodeView {
                 }
             }
         }
+        let conflicts = status.conflicts.iter();
+        let conflicts = conflicts.map(|conflict| {
+            (
+                conflict.address,
+                (conflict.mac.clone(), conflict.interface.clone()),
+            )
+        });
         Some(Self {
+            conflicts: conflicts.collect(),
             network: network(&status),
             node,
             announced,

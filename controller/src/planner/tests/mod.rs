@@ -145,6 +145,7 @@ impl Cluster {
                 .iter()
                 .map(|(text, why)| (ip(text), (*why, "because".to_owned())))
                 .collect(),
+            conflicts: BTreeMap::new(),
             network: vec![],
         };
         self.index.views.apply(node, Some(view));
