@@ -36,4 +36,5 @@ mod product {
     mod soak;
     mod upgrade;
     mod validation;
+    mod without_api;
 }

@@ -1,10 +1,13 @@
 //! The Secret with the key that speakers share.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use fairlead_e2e::client::ClientOptions;
 use fairlead_e2e::product::install::{NAMESPACE, RELEASE};
 use fairlead_e2e::product::wait::holds_for;
 use fairlead_e2e::product::wait_for;
+use fairlead_e2e::topology::Place;
 use serde_json::{Value, json};
 
 use super::fixture::{Fixture, SOON};
@@ -73,6 +76,80 @@ fn the_controller_makes_a_key_when_there_is_none_and_changes_none_that_exists() 
     holds_for("a Secret that stays as it is", Duration::from_secs(3), unchanged).unwrap();
     f.cluster.delete(&path()).unwrap();
     wait_secret(&f, &second["metadata"]["uid"]);
+}
+
+/// Nodes that hear all others, as their NodeStates say.
+fn heard(f: &Fixture) -> Result<(), String> {
+    let states = f
+        .cluster
+        .list("/apis/fairlead.dev/v1alpha1/nodestates")
+        .map_err(|e| e.to_string())?;
+    let others = f.lab.nodes().len() - 1;
+    let gossip: Vec<&Value> = states.iter().map(|state| &state["status"]["gossip"]).collect();
+    let well = |gossip: &&Value| gossip["alive"] == others && gossip["problem"].is_null();
+    if gossip.len() == others + 1 && gossip.iter().all(well) {
+        Ok(())
+    } else {
+        Err(format!("{gossip:?}"))
+    }
+}
+
+/// Datagrams that a node's speaker has sealed under keys that others do not have, or the other way round.
+fn refused(f: &Fixture, node: Place, reason: &str) -> u64 {
+    let metrics = f.run(node, &["curl", "-s", "http://127.0.0.1:7671/metrics"]);
+    let prefix = format!("fairlead_speaker_gossip_refused_total{{reason=\"{reason}\"}} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&prefix));
+    line.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+#[test]
+fn another_key_moves_nothing_and_fails_nothing() {
+    let f = Fixture::new("rotation", &["172.30.0.100-172.30.0.101"]);
+    let vip = f.web("web", "Local", &["node1", "node2", "node3"]);
+    let owner = f.wait_announcer(vip, |_| true);
+    wait_for("all speakers to hear each other", SOON, || heard(&f)).unwrap();
+    let first = wait_secret(&f, &Value::Null);
+    let client = f
+        .lab
+        .start_client(Place::Client, &ClientOptions::new(SocketAddr::from((vip, 80))))
+        .unwrap();
+    f.cluster.delete(&path()).unwrap();
+    wait_secret(&f, &first["metadata"]["uid"]);
+    holds_for(
+        "the speakers go on hearing each other",
+        Duration::from_secs(6),
+        || heard(&f),
+    )
+    .unwrap();
+    f.stays_with(&owner, vip);
+    let report = client.stop().unwrap();
+    println!("another gossip key: {report}");
+    assert_eq!(report.failed, 0, "{report}");
+    assert_eq!(f.wait_announcer(vip, |_| true), owner);
+}
+
+/// What was recorded on the wire and is sent again is refused and counted, and so is what nobody with the key has written.
+#[test]
+fn what_does_not_come_from_a_speaker_is_refused_and_counted() {
+    let f = Fixture::new("forgery", &["172.30.0.100-172.30.0.101"]);
+    wait_for("all speakers to hear each other", SOON, || heard(&f)).unwrap();
+    let node: Place = "node1".parse().unwrap();
+    let before = refused(&f, node, "malformed");
+    let garbage = "head -c 300 /dev/urandom > /dev/udp/172.30.0.11/7673";
+    f.run(Place::LanClient, &["bash", "-c", garbage]);
+    wait_for("the datagram to be counted", SOON, || {
+        match refused(&f, node, "malformed") {
+            count if count > before => Ok(()),
+            count => Err(format!("{count}")),
+        }
+    })
+    .unwrap();
+    holds_for(
+        "the speakers go on hearing each other",
+        Duration::from_secs(3),
+        || heard(&f),
+    )
+    .unwrap();
 }
 
 #[test]

@@ -33,6 +33,9 @@ fn pods(f: &Fixture) -> BTreeSet<String> {
 #[test]
 fn an_upgrade_under_load_disturbs_nothing() {
     let f = Fixture::new("upgrade", &["172.30.0.100", "198.18.0.0/22"]);
+    // Speakers of the protocol before this one, so that both are mixed while pods are replaced.
+    let former = Values::set(&f, &["--set=speaker.extraArgs={--gossip-protocol=1}"]);
+    wait_ready(&f.cluster, ROLLED_OUT).unwrap();
     f.cluster
         .apply(&manifests::service(&f.name, "web", "Cluster"))
         .unwrap();
@@ -97,4 +100,5 @@ fn an_upgrade_under_load_disturbs_nothing() {
     assert_eq!(report.failed, 0, "{report}");
     delete_all(&f);
     drop(values);
+    drop(former);
 }

@@ -53,6 +53,8 @@ async fn reports_travel_both_ways_and_the_end_is_noticed() {
     let ours = SpeakerReport {
         withdrawn: true,
         announcing: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
+        owners: Some([("192.0.2.9".parse().unwrap(), "192.0.2.1".parse().unwrap())].into()),
+        fellows: BTreeSet::from(["02:00:5e:00:53:01".to_owned()]),
     };
     speaker_out.send_replace(ours.clone());
     timeout(

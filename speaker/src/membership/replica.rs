@@ -23,13 +23,16 @@ const REMOVALS: usize = 1024;
 /// Records in one message that compares them.
 const COMPARED: usize = 60;
 
+/// What an entry says, with the number of the change since when; `None` if it was removed.
+type Numbered = (u64, Option<Box<[u8]>>);
+
 /// What one node knows of one record.
 #[derive(Clone, Debug, Default)]
 struct Copy {
     incarnation: i64,
     head: u64,
     floor: u64,
-    entries: BTreeMap<Key, (u64, Option<Box<[u8]>>)>,
+    entries: BTreeMap<Key, Numbered>,
     order: BTreeMap<u64, Key>,
     record: Arc<Record>,
     meta: Meta,

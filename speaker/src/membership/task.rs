@@ -114,7 +114,7 @@ impl Gossip {
                     Ok(socket) => {
                         Task::new(settings, sessions, socket, metrics)
                             .run(inputs, leaving, view)
-                            .await
+                            .await;
                     }
                     Err(error) => warn!(%error, "cannot gossip"),
                 }
