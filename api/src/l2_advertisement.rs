@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Says that addresses of some pools are announced by ARP, by which nodes, and on which interfaces.
+/// Says that addresses of some pools are announced by ARP and neighbour discovery, by which nodes, and on which interfaces.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "fairlead.dev",

@@ -119,6 +119,7 @@ pub async fn run(
     );
     let mut publishing = tokio::spawn(publisher.run(desired_receiver));
 
+    let mut rotated = keys.clone();
     let (view_sender, mut view) = watch::channel(View::default());
     let (peers, peers_receiver) = watch::channel(before.nodes());
     let (contents, contents_receiver) = watch::channel(before.contents());
@@ -180,7 +181,7 @@ pub async fn run(
         let next = {
             let known = Known {
                 links: links.borrow_and_update(),
-                gossip: view.borrow_and_update().clone(),
+                gossip: speaker.with_former(view.borrow_and_update().clone()),
                 sightings: sightings.borrow_and_update().clone(),
                 leaving: *leaving.borrow_and_update(),
             };
@@ -197,6 +198,7 @@ pub async fn run(
             _ = links.changed() => {}
             _ = agent.changed() => {}
             _ = sightings.changed() => {}
+            Ok(()) = rotated.changed() => {}
             changed = view.changed() => if changed.is_err() { anyhow::bail!("the gossip has ended") },
             changed = leaving.changed() => if changed.is_err() { anyhow::bail!("nobody follows the installation's state any more") },
             () = sleep_until(wake) => {}
@@ -253,6 +255,14 @@ struct Speaker {
 }
 
 impl Speaker {
+    /// What the gossip says, with the MAC addresses of speakers that were heard before this one started and not since.
+    fn with_former(&self, mut view: View) -> View {
+        for (node, meta) in self.before.metas() {
+            view.metas.entry(node).or_insert(meta);
+        }
+        view
+    }
+
     fn depart(&mut self) {
         self.departing = Some(Instant::now());
         info!(addresses = self.held.len(), "handing over all addresses");

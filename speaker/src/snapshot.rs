@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::membership::task::{Contents, Peers};
-use crate::membership::wire::{Key, encode_candidacy};
+use crate::membership::wire::{Key, Meta, encode_candidacy};
 
 /// Where it is on every node.
 pub const FILE: &str = "/run/fairlead/speaker.json";
@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub keys: Vec<String>,
     /// Addresses of the cluster's nodes.
     pub peers: BTreeMap<String, IpAddr>,
+    /// The MAC addresses of their speakers: by these a fellow is told from a stranger before the gossip reaches it.
+    pub macs: BTreeMap<String, Vec<String>>,
     /// What was announced, and how it was decided.
     pub claims: Vec<Claim>,
     /// The last report, from which times since when something holds are continued.
@@ -232,7 +234,8 @@ impl Snapshot {
             .collect()
     }
 
-    /// The record that was published, as far as it had claims: with it the others go on counting on this node.
+    /// The record that was published, as far as it had claims: with it the others go on counting on this node. The right to
+    /// take addresses over is earned anew: a node that was dead meanwhile must not have it before it can act on it.
     pub fn contents(&self) -> Contents {
         self.claims
             .iter()
@@ -240,12 +243,18 @@ impl Snapshot {
                 let candidacy = Candidacy {
                     cordoned: claim.cordoned,
                     weight: claim.weight,
-                    preempts: claim.preempts,
+                    preempts: false,
                     claim: Some(claim.claim),
                 };
                 (Key::address(claim.address), encode_candidacy(&candidacy))
             })
             .collect()
+    }
+
+    /// What their speakers said of themselves.
+    pub fn metas(&self) -> BTreeMap<NodeName, Meta> {
+        let macs = |texts: &Vec<String>| texts.iter().filter_map(|text| text.parse().ok()).collect();
+        self.macs.iter().map(|(name, texts)| (NodeName(name.clone()), Meta { macs: macs(texts) })).collect()
     }
 
     /// The nodes' addresses.
@@ -330,6 +339,7 @@ mod tests {
             incarnation: 7,
             keys: vec![hex(&[0, 255, 16])],
             peers: BTreeMap::from([("node1".to_owned(), IpAddr::from([192, 0, 2, 1]))]),
+            macs: BTreeMap::from([("node2".to_owned(), vec!["02:00:5e:00:53:01".to_owned()])]),
             claims: vec![Claim {
                 address: IpAddr::from([192, 0, 2, 100]),
                 claim: 3,
@@ -403,6 +413,7 @@ mod tests {
             }
         );
         assert_eq!(snapshot.contents().len(), 1);
+        assert_eq!(snapshot.metas()[&NodeName::from("node2")].macs, ["02:00:5e:00:53:01".parse().unwrap()]);
         let health = Health::from(snapshot.claims[0].health);
         assert_eq!(
             (health.interval, health.timeout),

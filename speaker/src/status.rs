@@ -1,4 +1,4 @@
-//! The NodeState that tells people, the controller and the other speakers what this node does.
+//! The NodeState that tells people and the controller what this node does.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

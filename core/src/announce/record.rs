@@ -14,7 +14,7 @@ pub const LAST_RESORT: i32 = i32::MIN;
 pub struct Record {
     /// Start time of the speaker in microseconds of Unix time; larger is newer.
     pub incarnation: i64,
-    /// Rises by one with every publication of one incarnation.
+    /// How far its history has come: rises by one with every change of one incarnation.
     pub sequence: i64,
     /// The addresses for which the node passed every filter.
     pub candidacies: BTreeMap<IpAddr, Candidacy>,

@@ -44,7 +44,7 @@ fn every_rendered_object_passes_the_api_servers_schemas() {
 #[test]
 fn pods_have_only_the_rights_they_need() {
     let f = Fixture::new("rights", &["172.30.0.100-172.30.0.101"]);
-    for (component, capabilities) in [("speaker", "NET_RAW"), ("node-agent", "NET_ADMIN")] {
+    for (component, capabilities) in [("speaker", &["NET_RAW", "SYS_NICE"][..]), ("node-agent", &["NET_ADMIN"])] {
         let pods = f
             .cluster
             .list(&format!(
@@ -55,7 +55,7 @@ fn pods_have_only_the_rights_they_need() {
         for pod in pods {
             let context = &pod["spec"]["containers"][0]["securityContext"];
             assert_eq!(context["capabilities"]["drop"][0], "ALL");
-            assert_eq!(context["capabilities"]["add"], serde_json::json!([capabilities]));
+            assert_eq!(context["capabilities"]["add"], serde_json::json!(capabilities));
             assert_eq!(context["privileged"], serde_json::Value::Null);
         }
     }

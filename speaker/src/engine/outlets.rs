@@ -120,6 +120,12 @@ impl Outlets {
                 .iter()
                 .map(|(node, address)| (node.to_string(), *address))
                 .collect(),
+            macs: news
+                .gossip
+                .metas
+                .iter()
+                .map(|(node, meta)| (node.to_string(), meta.macs.iter().map(ToString::to_string).collect()))
+                .collect(),
             claims: claims(news, self.snapshots.borrow().as_ref()),
             status: status.clone(),
         };

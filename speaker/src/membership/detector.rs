@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use fairlead_core::model::NodeName;
 use foca::{
-    AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, OwnedNotification, PeriodicParams, State,
-    Timer,
+    AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -55,9 +54,10 @@ const SOUGHT: usize = 3;
 const SEEK_FIRST: Duration = Duration::from_millis(50);
 const FIRST: Duration = Duration::from_secs(3);
 /// So much lateness doubles the time of suspicion, twice as much triples it, and so on.
-const LATENESS: Duration = Duration::from_millis(20);
-/// The longest that suspicion is stretched.
-const STRETCH: u32 = 9;
+const LATENESS: Duration = Duration::from_millis(40);
+/// The longest that suspicion is stretched. What has arrived is taken in before anybody is found dead, so lateness alone
+/// finds nobody dead; it is a sign that others may be late as well.
+const STRETCH: u32 = 4;
 /// Lateness is forgotten by halves in this time.
 const FORGET: Duration = Duration::from_secs(2);
 /// A message of foca's fits in one of ours with this size.
@@ -359,21 +359,15 @@ impl Detector {
                 },
             );
         }
-        while let Some(notification) = runtime.to_notify() {
+        // The library's own list is the truth; its notifications, of one identity each, are not.
+        let now_live = self.foca.iter_members();
+        let now_live: BTreeMap<NodeName, Identity> =
+            now_live.map(|member| (member.id().node.clone(), member.id().clone())).collect();
+        if now_live != self.live {
+            let gone = self.live.keys().filter(|node| !now_live.contains_key(*node)).count();
+            self.counts.deaths += gone as u64;
+            self.live = now_live;
             self.version += 1;
-            match notification {
-                OwnedNotification::MemberUp(who) => {
-                    self.live.insert(who.node.clone(), who);
-                }
-                OwnedNotification::Rename(_, who) => {
-                    self.live.insert(who.node.clone(), who);
-                }
-                OwnedNotification::MemberDown(who) => {
-                    self.counts.deaths += 1;
-                    self.live.remove(&who.node);
-                }
-                _ => {}
-            }
         }
     }
 

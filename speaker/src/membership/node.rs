@@ -33,6 +33,8 @@ pub struct Node {
     replica: Replica,
     contents: BTreeMap<Key, Vec<u8>>,
     peers: BTreeSet<NodeName>,
+    /// Has anybody said which nodes there are?
+    acquainted: bool,
     told: BTreeMap<NodeName, Duration>,
     /// When somebody was last asked for the record with this name's hash.
     asked: BTreeMap<u64, Duration>,
@@ -81,6 +83,7 @@ impl Node {
             me,
             contents: BTreeMap::new(),
             peers: BTreeSet::new(),
+            acquainted: false,
             told: BTreeMap::new(),
             asked: BTreeMap::new(),
             strangers: BTreeMap::new(),
@@ -100,6 +103,7 @@ impl Node {
         self.detector.set_peers(peers.clone());
         self.changes += u64::from(peers != self.peers);
         self.peers = peers;
+        self.acquainted = true;
     }
 
     /// This node's record, from now on.
@@ -246,7 +250,7 @@ impl Node {
             }
             self.forget(now);
         }
-        if self.peers.is_empty() || now >= self.started + LONE {
+        if (self.acquainted && self.peers.is_empty()) || now >= self.started + LONE {
             self.inform();
         }
     }

@@ -194,8 +194,11 @@ impl Task {
             }
             if peers.has_changed().unwrap_or(false) {
                 self.peers = peers.borrow_and_update().clone();
-                self.sessions.set_peers(self.peers.keys());
-                self.node.set_peers(self.peers.keys().cloned().collect());
+                // No node at all means that nobody has said yet which there are.
+                if !self.peers.is_empty() {
+                    self.sessions.set_peers(self.peers.keys());
+                    self.node.set_peers(self.peers.keys().cloned().collect());
+                }
             }
             if contents.has_changed().unwrap_or(false) {
                 let contents = contents.borrow_and_update().clone();
