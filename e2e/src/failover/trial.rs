@@ -36,9 +36,15 @@ const GOSSIP: u16 = 7673;
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Options {
     /// How long the API server is silent before the owner dies.
+    #[serde(rename = "api_down_seconds", serialize_with = "seconds")]
     pub api_down: Duration,
     /// How long the cores are busy.
+    #[serde(rename = "busy_seconds", serialize_with = "seconds")]
     pub busy: Duration,
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64())
 }
 
 /// What was seen.
