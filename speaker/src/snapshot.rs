@@ -254,7 +254,10 @@ impl Snapshot {
     /// What their speakers said of themselves.
     pub fn metas(&self) -> BTreeMap<NodeName, Meta> {
         let macs = |texts: &Vec<String>| texts.iter().filter_map(|text| text.parse().ok()).collect();
-        self.macs.iter().map(|(name, texts)| (NodeName(name.clone()), Meta { macs: macs(texts) })).collect()
+        self.macs
+            .iter()
+            .map(|(name, texts)| (NodeName(name.clone()), Meta { macs: macs(texts) }))
+            .collect()
     }
 
     /// The nodes' addresses.
@@ -413,7 +416,10 @@ mod tests {
             }
         );
         assert_eq!(snapshot.contents().len(), 1);
-        assert_eq!(snapshot.metas()[&NodeName::from("node2")].macs, ["02:00:5e:00:53:01".parse().unwrap()]);
+        assert_eq!(
+            snapshot.metas()[&NodeName::from("node2")].macs,
+            ["02:00:5e:00:53:01".parse().unwrap()]
+        );
         let health = Health::from(snapshot.claims[0].health);
         assert_eq!(
             (health.interval, health.timeout),

@@ -44,7 +44,10 @@ fn every_rendered_object_passes_the_api_servers_schemas() {
 #[test]
 fn pods_have_only_the_rights_they_need() {
     let f = Fixture::new("rights", &["172.30.0.100-172.30.0.101"]);
-    for (component, capabilities) in [("speaker", &["NET_RAW", "SYS_NICE"][..]), ("node-agent", &["NET_ADMIN"])] {
+    for (component, capabilities) in [
+        ("speaker", &["NET_RAW", "SYS_NICE"][..]),
+        ("node-agent", &["NET_ADMIN"]),
+    ] {
         let pods = f
             .cluster
             .list(&format!(

@@ -201,6 +201,11 @@ fn a_stranger_that_uses_an_address_is_told_of_and_the_address_is_defended() {
         }
     })
     .unwrap();
+    let told = f.wait_event("web", "AddressConflict");
+    let mac = Place::LanClient.uplink().unwrap().mac;
+    assert!(told.contains(&mac) && told.contains(&owner), "{told}");
+    let message = f.wait_condition("web", "fairlead.dev/Announced", "True", "Announced");
+    assert!(message.contains(&mac), "{message}");
     drop(stranger);
     // Whatever the stranger said, the owner stays, and says so on the wire.
     f.wait_announcer(vip, |name| name == owner);
@@ -211,5 +216,4 @@ fn a_stranger_that_uses_an_address_is_told_of_and_the_address_is_defended() {
         if said { Ok(()) } else { Err(format!("{lines:?}")) }
     })
     .unwrap();
-    // A condition or an event on the Service, once there is one, belongs here.
 }

@@ -124,7 +124,12 @@ impl Outlets {
                 .gossip
                 .metas
                 .iter()
-                .map(|(node, meta)| (node.to_string(), meta.macs.iter().map(ToString::to_string).collect()))
+                .map(|(node, meta)| {
+                    (
+                        node.to_string(),
+                        meta.macs.iter().map(ToString::to_string).collect(),
+                    )
+                })
                 .collect(),
             claims: claims(news, self.snapshots.borrow().as_ref()),
             status: status.clone(),

@@ -12,9 +12,7 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use fairlead_core::model::NodeName;
-use foca::{
-    AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer,
-};
+use foca::{AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tracing::debug;
@@ -361,10 +359,15 @@ impl Detector {
         }
         // The library's own list is the truth; its notifications, of one identity each, are not.
         let now_live = self.foca.iter_members();
-        let now_live: BTreeMap<NodeName, Identity> =
-            now_live.map(|member| (member.id().node.clone(), member.id().clone())).collect();
+        let now_live: BTreeMap<NodeName, Identity> = now_live
+            .map(|member| (member.id().node.clone(), member.id().clone()))
+            .collect();
         if now_live != self.live {
-            let gone = self.live.keys().filter(|node| !now_live.contains_key(*node)).count();
+            let gone = self
+                .live
+                .keys()
+                .filter(|node| !now_live.contains_key(*node))
+                .count();
             self.counts.deaths += gone as u64;
             self.live = now_live;
             self.version += 1;
