@@ -152,14 +152,17 @@ mod tests {
             (judgement, quiet.wake())
         };
         assert_eq!(judge(&somebody(), 0), (TELL, None));
-        assert_eq!(judge(&nobody(Reason::NotElected), 10), (WAIT, Some(at(2010))));
-        assert_eq!(judge(&somebody(), 1900), (TELL, None));
-        assert_eq!(judge(&nobody(Reason::ProbeFailed), 2000), (WAIT, Some(at(4000))));
-        assert_eq!(judge(&nobody(Reason::NoEndpoint), 3999), (WAIT, Some(at(4000))));
-        assert_eq!(judge(&nobody(Reason::NoEndpoint), 4000), (WARN, None));
-        assert_eq!(judge(&nobody(Reason::NoEndpoint), 5000), (TELL, None));
-        assert_eq!(judge(&nobody(Reason::ProbeFailed), 6000), (WARN, None));
-        assert_eq!(judge(&somebody(), 7000), (TELL, None));
+        assert_eq!(judge(&nobody(Reason::NotElected), 10), (WAIT, Some(at(5010))));
+        assert_eq!(judge(&somebody(), 4900), (TELL, None));
+        assert_eq!(
+            judge(&nobody(Reason::ProbeFailed), 5000),
+            (WAIT, Some(at(10_000)))
+        );
+        assert_eq!(judge(&nobody(Reason::NoEndpoint), 9999), (WAIT, Some(at(10_000))));
+        assert_eq!(judge(&nobody(Reason::NoEndpoint), 10_000), (WARN, None));
+        assert_eq!(judge(&nobody(Reason::NoEndpoint), 11_000), (TELL, None));
+        assert_eq!(judge(&nobody(Reason::ProbeFailed), 12_000), (WARN, None));
+        assert_eq!(judge(&somebody(), 13_000), (TELL, None));
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn announcements_follow_the_speakers_and_hand_overs_are_quiet() {
     assert!(step.writes.is_empty());
     let why = "192.0.2.0 is announced by no node: held back on n2 (because)";
     assert_eq!(
-        cluster.after(2000).settle(),
+        cluster.after(5000).settle(),
         [format!("Warning ProbeFailed: {why}")]
     );
     assert_eq!(
@@ -54,7 +54,7 @@ fn a_node_that_is_gone_announces_nothing() {
     cluster.settle();
     cluster.index.nodes.delete("n1");
     assert!(cluster.settle().is_empty());
-    let events = cluster.after(2000).settle();
+    let events = cluster.after(5000).settle();
     assert!(
         events.len() == 1 && events[0].starts_with("Warning NoSpeaker"),
         "{events:?}"
