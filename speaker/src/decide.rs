@@ -42,6 +42,8 @@ pub struct Inputs<'a> {
     pub gossip: &'a View,
     /// What was seen on the wire.
     pub sightings: &'a Sightings,
+    /// Since when the gossip does not reach the speakers that it does not reach.
+    pub lost: &'a BTreeMap<NodeName, Instant>,
     /// What is announced now.
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// Since when candidacies of this node have been out.
@@ -229,6 +231,7 @@ impl<'a> Inputs<'a> {
             me: self.me,
             sightings: self.sightings,
             gossip: self.gossip,
+            lost: self.lost,
             held: self.held,
             now: self.now,
         }

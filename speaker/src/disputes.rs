@@ -24,6 +24,10 @@ use crate::membership::node::View;
 pub const STRANGER: Duration = Duration::from_secs(60);
 /// The same of a fellow: speakers announce what they have at least every 30 s.
 pub const FELLOW: Duration = Duration::from_secs(45);
+/// What a fellow sends when it comes back arrives before the gossip reaches it; so long it is waited for.
+pub const GREETING: Duration = Duration::from_millis(500);
+/// What is seen of a fellow so soon after it was lost may have been sent before.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What there is to know.
 pub struct Known<'a> {
@@ -33,6 +37,8 @@ pub struct Known<'a> {
     pub sightings: &'a Sightings,
     /// What the gossip says.
     pub gossip: &'a View,
+    /// Since when the gossip does not reach the speakers that it does not reach.
+    pub lost: &'a BTreeMap<NodeName, Instant>,
     /// What this node announces.
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// Now.
@@ -72,7 +78,13 @@ impl Known<'_> {
     pub fn unreachable_fellow(&self, address: IpAddr) -> Option<(&NodeName, bool)> {
         let (mac, last) = self.sightings.fellows.get(&address)?;
         let node = self.owner_of(*mac)?;
-        if self.now >= *last + FELLOW || self.gossip.live.contains(node) || node == self.me {
+        let timely = self.now >= *last + GREETING && self.now < *last + FELLOW;
+        // What was seen while the gossip still reached it, or before, says nothing about now.
+        let since = self
+            .lost
+            .get(node)
+            .is_some_and(|lost| *last >= *lost + LAST_WORDS);
+        if !timely || !since || self.gossip.live.contains(node) || node == self.me {
             return None;
         }
         let rank = |node: &NodeName| (rendezvous_hash(node, address), std::cmp::Reverse(node.clone()));
@@ -104,7 +116,8 @@ impl Known<'_> {
             .conflicts
             .values()
             .map(|conflict| conflict.last + STRANGER);
-        let fellows = self.sightings.fellows.values().map(|(_, last)| *last + FELLOW);
+        let seen = self.sightings.fellows.values();
+        let fellows = seen.flat_map(|(_, last)| [*last + GREETING, *last + FELLOW]);
         strangers.chain(fellows).filter(|end| *end > self.now).min()
     }
 }
@@ -169,6 +182,7 @@ mod tests {
             me: &me,
             sightings,
             gossip,
+            lost: &BTreeMap::new(),
             held: &held,
             now,
         };
@@ -228,53 +242,57 @@ mod tests {
 
     #[test]
     fn of_two_speakers_that_do_not_hear_each_other_exactly_one_stops() {
-        let start = Instant::now();
+        let lost = Instant::now();
+        let start = lost + LAST_WORDS;
+        let soon = start + GREETING;
         let seen = |mac| Sightings {
             fellows: BTreeMap::from([(vip(), (mac, start))]),
             ..Sightings::default()
         };
         let (mine, other) = (NodeName::from("me"), NodeName::from("other"));
         let parted = view(false, Some(1));
-        let here = reason(&seen(OTHER), &parted, true, ConflictPolicy::Defend, start).is_some();
+        let verdict =
+            |me: &NodeName, gossip: &View, sightings: &Sightings, lost: &[(&NodeName, Instant)], now| {
+                let held = BTreeMap::from([(
+                    vip(),
+                    Hold {
+                        claim: 1,
+                        losing: None,
+                    },
+                )]);
+                let lost = lost
+                    .iter()
+                    .map(|(node, since)| ((*node).clone(), *since))
+                    .collect();
+                let known = Known {
+                    me,
+                    sightings,
+                    gossip,
+                    lost: &lost,
+                    held: &held,
+                    now,
+                };
+                let refused = known.refusal(vip(), ConflictPolicy::Defend).is_some();
+                (refused, known.unreachable_fellow(vip()).map(|(_, wins)| wins))
+            };
+        let here = verdict(&mine, &parted, &seen(OTHER), &[(&other, lost)], soon);
         let mut there = parted.clone();
         there.metas = BTreeMap::from([(mine.clone(), Meta { macs: vec![STRANGE] })]);
         there.live = BTreeSet::from([other.clone()]);
-        let held = BTreeMap::from([(
-            vip(),
-            Hold {
-                claim: 1,
-                losing: None,
-            },
-        )]);
-        let seen_there = seen(STRANGE);
-        let known = Known {
-            me: &other,
-            sightings: &seen_there,
-            gossip: &there,
-            held: &held,
-            now: start,
-        };
-        assert_ne!(here, known.refusal(vip(), ConflictPolicy::Defend).is_some());
-        // With gossip the election settles it, and what was seen long ago does not count.
-        assert_eq!(
-            reason(
-                &seen(OTHER),
-                &view(true, Some(1)),
-                true,
-                ConflictPolicy::Defend,
-                start
-            ),
-            None
-        );
-        assert_eq!(
-            reason(
-                &seen(OTHER),
-                &parted,
-                true,
-                ConflictPolicy::Defend,
-                start + FELLOW
-            ),
-            None
-        );
+        let there = verdict(&other, &there, &seen(STRANGE), &[(&mine, lost)], soon);
+        assert_ne!(here, there);
+        assert_eq!(here, (here.0, Some(!here.0)));
+        assert_eq!(there, (there.0, Some(!there.0)));
+
+        let nothing = (false, None);
+        let judged =
+            |gossip: &View, lost: Instant, now| verdict(&mine, gossip, &seen(OTHER), &[(&other, lost)], now);
+        // With gossip the election settles it, and the gossip is given time to get there.
+        assert_eq!(judged(&view(true, Some(1)), lost, soon), nothing);
+        assert_eq!(judged(&parted, lost, start), nothing);
+        // What was seen long ago does not count, nor what was seen of one that died only afterwards.
+        assert_eq!(judged(&parted, lost, start + FELLOW), nothing);
+        assert_eq!(judged(&parted, start, soon), nothing);
+        assert_eq!(judged(&parted, soon, soon), nothing);
     }
 }

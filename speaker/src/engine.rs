@@ -169,6 +169,7 @@ pub async fn run(
         before,
         departing: None,
         last: None,
+        lost: BTreeMap::new(),
         insisted: BTreeMap::new(),
         started,
         metrics,
@@ -248,6 +249,8 @@ struct Speaker {
     /// When the speaker was asked to end.
     departing: Option<Instant>,
     last: Option<Decision>,
+    /// Since when the gossip does not reach the speakers that it does not reach.
+    lost: BTreeMap<NodeName, Instant>,
     /// When a speaker that the gossip does not reach was last answered on the wire.
     insisted: BTreeMap<IpAddr, Instant>,
     started: Instant,
@@ -279,6 +282,14 @@ impl Speaker {
             return Next::Wait(None);
         };
         self.metrics.live_speakers.set(known.gossip.live.len() as i64);
+        let lost = known
+            .gossip
+            .metas
+            .keys()
+            .filter(|node| !known.gossip.live.contains(*node));
+        self.lost = lost
+            .map(|node| (node.clone(), self.lost.get(node).copied().unwrap_or(now)))
+            .collect();
         self.insist(known, now);
         let verdicts = self.health.verdicts().borrow().clone();
         let inputs = Inputs {
@@ -289,6 +300,7 @@ impl Speaker {
             verdicts: &verdicts,
             gossip: &known.gossip,
             sightings: &known.sightings,
+            lost: &self.lost,
             held: &self.held,
             offered: &self.offered,
             eligible_since: &self.eligible_since,
@@ -330,6 +342,7 @@ impl Speaker {
             me: &self.settings.me,
             sightings: &known.sightings,
             gossip: &known.gossip,
+            lost: &self.lost,
             held: &self.held,
             now,
         };

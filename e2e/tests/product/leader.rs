@@ -136,7 +136,7 @@ fn settled(f: &Fixture) {
                 .then_some(())
                 .ok_or("something changed".to_owned())
         };
-        holds_for("nothing changes", Duration::from_millis(2500), unchanged).map_err(|e| e.to_string())
+        holds_for("nothing changes", Duration::from_millis(5500), unchanged).map_err(|e| e.to_string())
     })
     .unwrap();
 }

@@ -1,5 +1,7 @@
 //! Addresses and pools that Services ask for: given as asked, or refused with a reason, and never replaced.
 
+use std::time::Duration;
+
 use fairlead_e2e::product::manifests;
 use fairlead_e2e::topology::Place;
 use serde_json::{Value, json};
@@ -216,6 +218,8 @@ fn services_share_an_address_only_as_they_may() {
     let first = v4(100);
     make("a", "k", 80, None, json!({}));
     f.wait_ingress("a", &[v4(100)]);
+    // Which of two records is the older is told by whole seconds, and in the same second by UID.
+    std::thread::sleep(Duration::from_millis(1100));
     make("b", "k", 81, None, json!({}));
     f.wait_ingress("b", &[v4(100)]);
     // Who names no address gets another one where the port is taken.

@@ -183,6 +183,7 @@ fn decided(world: &World, run: &Run) -> Decision {
             verdicts: &Verdicts::from([(ProbeTarget::Proxy { address: vip(11) }, run.verdict.clone())]),
             gossip: &world.gossip,
             sightings: &run.sightings,
+            lost: &BTreeMap::new(),
             held: &run.held,
             offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
             eligible_since: &BTreeMap::new(),
