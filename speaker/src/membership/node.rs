@@ -150,6 +150,12 @@ impl Node {
                 self.out
                     .extend(pieces.map(|delta| (from.clone(), Message::Delta(delta))));
             }
+            // An earlier process of this node had a later number: its clock was ahead.
+            Message::Obituary(dead, _)
+                if dead.node == self.me && dead.start > self.detector.identity().start =>
+            {
+                self.restart(dead.start, now);
+            }
             Message::Obituary(dead, incarnation) => self.detector.obituary(dead, incarnation, now),
             Message::Accusation {
                 accused,
@@ -178,11 +184,17 @@ impl Node {
             self.ask(from, known, now);
         }
         if let Some(start) = taken.superseded {
-            self.replica.restart(start + 1);
-            self.detector.restart(start + 1, now);
-            let pieces = self.replica.publish(&self.contents);
-            self.tell_all(&pieces);
+            self.restart(start, now);
         }
+    }
+
+    /// Goes on under a start number above this one, and above its own.
+    fn restart(&mut self, above: i64, now: Duration) {
+        let start = above.max(self.detector.identity().start).saturating_add(1);
+        self.replica.restart(start);
+        self.detector.restart(start, now);
+        let pieces = self.replica.publish(&self.contents);
+        self.tell_all(&pieces);
     }
 
     /// Asks for a part of a record, unless somebody was just asked for it.
@@ -330,5 +342,7 @@ impl Node {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod net;
 #[cfg(test)]
 mod tests;
