@@ -97,6 +97,24 @@ fn a_clock_that_was_set_back_does_not_silence_a_speaker() {
     assert!(time.is_some(), "{:?}", net.views());
 }
 
+/// Two processes of one node, both started with a clock set back, find the same number taken, each by another node.
+#[test]
+fn two_processes_that_find_one_number_taken() {
+    let mut net = Net::joined(3, 1);
+    for (life, addresses) in [(1, 10), (2, 5)] {
+        net.stop(0);
+        net.cut = Box::new(move |a, b| (a == life) != (b == life));
+        net.run(ms(2000));
+        net.start(0, life as i64 - 100);
+        net.publish(0, addresses, life as i64);
+        net.run(ms(2000));
+    }
+    net.cut = Box::new(|_, _| false);
+    let end = net.now + ms(2000);
+    let time = net.until(end, |net| net.agreed() && net.all_know(0, 5, 2));
+    assert!(time.is_some(), "{:?}", net.views());
+}
+
 /// That a later process has been there is heard before anything of its record.
 #[test]
 fn a_clock_that_was_set_back_after_a_life_that_left_no_record() {
