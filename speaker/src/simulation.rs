@@ -4,7 +4,8 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`speaker`] | one speaker: what the engine does around gossip and plan |
-//! | [`cluster`] | speakers, network, events |
+//! | [`event`] | what can happen |
+//! | [`cluster`] | speakers and network, and what an event does to them |
 //! | [`owners`] | who announces what, and what must never be |
 //! | [`histories`] | many events one upon another |
 //! | [`single`] | one event on a settled cluster |
@@ -14,6 +15,7 @@
 //! events each kind of test applies in all, `FAIRLEAD_SIM_SEED` where it begins.
 
 mod cluster;
+mod event;
 mod histories;
 mod owners;
 mod returns;

@@ -2,7 +2,8 @@
 
 use rand::RngExt;
 
-use super::cluster::{Cluster, Event};
+use super::cluster::Cluster;
+use super::event::Event;
 use super::setting;
 use crate::membership::node::net::ms;
 

@@ -2,7 +2,8 @@
 
 use rand::RngExt;
 
-use super::cluster::{Cluster, Event};
+use super::cluster::Cluster;
+use super::event::Event;
 use crate::membership::node::net::{Net, ms, name};
 
 fn settled(size: usize, seed: u64) -> Cluster {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use rand::RngExt;
 
-use super::cluster::{Cluster, Event};
+use super::cluster::Cluster;
+use super::event::Event;
 use super::setting;
 use crate::membership::node::net::ms;
 
