@@ -22,5 +22,7 @@ pub mod links;
 pub mod membership;
 pub mod metrics;
 pub mod publish;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod status;

@@ -136,7 +136,7 @@ impl Plan {
 /// Decides for every candidate address. An address that is not in `input.candidates` is not announced.
 pub fn plan(input: &Input) -> Plan {
     let mut plan = Plan::default();
-    let own = input.published.get(input.me);
+    let record = input.published.get(input.me);
     for (&address, candidate) in input.candidates {
         let since = input.eligible_since.get(&address).copied().unwrap_or(input.now);
         plan.eligible_since.insert(address, since);
@@ -147,9 +147,19 @@ pub fn plan(input: &Input) -> Plan {
         let preempts_at = preempts_at.map(|after| since.saturating_add(after));
         let preempts = preempts_at.is_some_and(|at| input.now >= at);
         plan.wake_at(preempts_at.filter(|_| !preempts));
-        let out = own.is_some_and(|record| record.candidacies.contains_key(&address));
+        let out = record.is_some_and(|record| record.candidacies.contains_key(&address));
         let offered = out.then(|| input.offered.get(&address).copied().unwrap_or(input.now));
-        let (standing, hold) = stand(input, address, offered, preempts);
+        let own = Candidacy {
+            cordoned: candidate.cordoned || input.departing,
+            weight: if input.departing {
+                LAST_RESORT
+            } else {
+                candidate.weight
+            },
+            preempts,
+            claim: None,
+        };
+        let (standing, hold) = stand(input, address, offered, own);
         if let Some(since) = offered {
             plan.offered.insert(address, since);
             if standing == Standing::Standby(None) {
@@ -157,19 +167,7 @@ pub fn plan(input: &Input) -> Plan {
             }
         }
         let claim = standing.claim();
-        plan.candidacies.insert(
-            address,
-            Candidacy {
-                cordoned: candidate.cordoned || input.departing,
-                weight: if input.departing {
-                    LAST_RESORT
-                } else {
-                    candidate.weight
-                },
-                preempts,
-                claim,
-            },
-        );
+        plan.candidacies.insert(address, Candidacy { claim, ..own });
         plan.standings.insert(address, standing);
         if let Some(hold) = hold {
             let wake = hold.losing.as_ref().map(|losing| losing.since + YIELD_LIMIT);
@@ -184,10 +182,10 @@ fn stand(
     input: &Input,
     address: IpAddr,
     offered: Option<Duration>,
-    preempts: bool,
+    own: Candidacy,
 ) -> (Standing, Option<Hold>) {
     let held = input.held.get(&address);
-    let elected = elected(input, address, held, preempts);
+    let elected = elected(input, address, held, own);
     let owner = |claim| (Standing::Owner { claim }, Some(Hold { claim, losing: None }));
     match (elected, held) {
         (Some(node), Some(hold)) if node == input.me => {
@@ -235,26 +233,29 @@ fn stand(
     }
 }
 
-/// The elected owner as the records say, unless that is this node for the sake of a right to take over that its record
-/// still speaks of and that it has no more: one from before a restart, say.
+/// The elected owner as the records say, unless that is this node for the sake of something that its record still says and
+/// that does not hold any more: a right to take over from before a restart, say, or that it is not cordoned.
 fn elected<'a>(
     input: &Input<'a>,
     address: IpAddr,
     held: Option<&Hold>,
-    preempts: bool,
+    own: Candidacy,
 ) -> Option<&'a NodeName> {
     let elected = elect(address, input.published, input.live)?;
     if elected != input.me {
         return Some(elected);
     }
     let published = input.published[elected].candidacies[&address];
-    if preempts || !published.preempts {
+    let own = Candidacy {
+        claim: published.claim,
+        ..own
+    };
+    if own == published {
         return Some(elected);
     }
     let own = Candidacy {
-        preempts,
-        claim: held.map_or(published.claim, |hold| Some(hold.claim)),
-        ..published
+        claim: held.map_or(own.claim, |hold| Some(hold.claim)),
+        ..own
     };
     let successor = successor(address, input.me, own, input.published, input.live);
     Some(successor.unwrap_or(elected))
@@ -608,6 +609,50 @@ mod tests {
         assert_eq!(planned(hold(5), &published, 10).0, owner(5));
         let published = [("me", heavy(3)), ("peer", candidacy(true, Some(4)))];
         assert_eq!(planned(hold(3), &published, 10).0, owner(5));
+    }
+
+    /// The record from before a restart still says what was true then. Whoever has taken over meanwhile keeps the address.
+    #[test]
+    fn a_node_that_was_cordoned_while_it_was_down_takes_nothing_back() {
+        let published = [
+            ("me", candidacy(false, Some(3))),
+            ("peer", candidacy(true, Some(4))),
+        ];
+        let published: Records = published
+            .iter()
+            .map(|(node, candidacy)| {
+                let record = Record {
+                    candidacies: BTreeMap::from([(vip(), *candidacy)]),
+                    ..Record::default()
+                };
+                (NodeName::from(*node), record.into())
+            })
+            .collect();
+        let standing = |cordoned, departing, held: Option<Hold>| {
+            let candidate = Candidate {
+                cordoned,
+                ..Candidate::default()
+            };
+            let plan = plan(&Input {
+                me: &"me".into(),
+                candidates: &BTreeMap::from([(vip(), candidate)]),
+                live: &published.keys().cloned().collect(),
+                published: &published,
+                held: &held.map(|hold| (vip(), hold)).into_iter().collect(),
+                offered: &BTreeMap::new(),
+                eligible_since: &BTreeMap::new(),
+                departing,
+                now: Duration::ZERO,
+            });
+            plan.standings[&vip()].clone()
+        };
+        let standby = Standing::Standby(Some("peer".into()));
+        assert_eq!(standing(true, false, hold(3)), standby);
+        assert_eq!(standing(false, true, hold(3)), standby);
+        assert_eq!(standing(true, false, None), standby);
+        assert_eq!(standing(false, false, hold(3)), owner(5));
+        // An owner that is cordoned goes on until the others have heard of it.
+        assert_eq!(standing(true, false, hold(4)), owner(5));
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use fairlead_core::model::NodeName;
-use foca::{AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer};
+use foca::{
+    AccumulatingRuntime, Codec as _, Config, Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer,
+};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tracing::debug;
@@ -169,7 +171,23 @@ impl Detector {
 
     /// Takes in a message of another speaker's detector.
     pub fn receive(&mut self, message: &[u8], now: Duration) {
+        if let Ok(header) = Codec.decode_header(message) {
+            self.correct(&header.src);
+        }
         self.with(now, |foca, runtime| foca.handle_data(message, runtime));
+    }
+
+    /// A process that counts itself as earlier than one of its node that is known to be dead is told of that one, since
+    /// nobody takes it for alive until it has a later number.
+    fn correct(&mut self, from: &Identity) {
+        if self.live.contains_key(&from.node) {
+            return;
+        }
+        let later = |known: &&Identity| known.node == from.node && known.start > from.start;
+        let known = self.foca.iter_membership_state().map(Member::id).filter(later);
+        if let Some(known) = known.max().cloned() {
+            self.out.push((from.node.clone(), Message::Obituary(known, 0)));
+        }
     }
 
     /// Somebody was found dead by another node, or has left.
@@ -318,6 +336,23 @@ impl Detector {
             self.with(now, |foca, runtime| {
                 foca.announce(Identity::unknown(node), runtime)
             });
+            self.seek_by_detour(node, self.sought / missing.len());
+        }
+    }
+
+    /// Somebody else may hear a node that this one does not, and that does not know that it was found dead here. It is
+    /// told by way of another: what nobody could clear itself of makes it go on under a new identity.
+    fn seek_by_detour(&mut self, node: &NodeName, turn: usize) {
+        let dead = |member: &&Member<Identity>| member.id().node == *node && member.state() == State::Down;
+        let dead = self.foca.iter_membership_state().find(dead).map(Member::id);
+        let over = self.live.keys().nth(turn % self.live.len().max(1));
+        if let Some((dead, over)) = dead.zip(over) {
+            let told = Message::Accusation {
+                accused: dead.clone(),
+                incarnation: u16::MAX,
+                by: self.foca.identity().node.clone(),
+            };
+            self.out.push((over.clone(), told));
         }
     }
 
@@ -331,7 +366,15 @@ impl Detector {
         ) -> Result<(), foca::Error>,
     ) {
         let mut runtime = AccumulatingRuntime::new();
-        if let Err(error) = call(&mut self.foca, &mut runtime) {
+        let before = (self.identity().start, self.identity().bump);
+        let mut result = call(&mut self.foca, &mut runtime);
+        if before != (self.identity().start, self.identity().bump) {
+            // A new identity probes nobody until foca looks at who is alive, which it does with the next message from
+            // one of those: never, if that was the last of them.
+            let looked = self.foca.apply_many(std::iter::empty(), true, &mut runtime);
+            result = result.and(looked);
+        }
+        if let Err(error) = result {
             debug!(%error, "failure detector");
         }
         while let Some((to, data)) = runtime.to_send() {

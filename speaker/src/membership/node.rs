@@ -23,6 +23,8 @@ const TELL: Duration = Duration::from_millis(50);
 const ANSWER: Duration = Duration::from_millis(50);
 /// The record of a node that is neither alive nor in the cluster is kept for this long.
 const KEEP: Duration = Duration::from_secs(60);
+/// Start numbers are in microseconds, so this is a second.
+const STRIDES: u64 = 1_000_000;
 /// Without having heard from any other node, a new speaker counts as informed after this time.
 pub const LONE: Duration = Duration::from_secs(3);
 
@@ -42,6 +44,9 @@ pub struct Node {
     strangers: BTreeMap<NodeName, Duration>,
     compare: Duration,
     compared: usize,
+    /// How far this process goes beyond a number that is taken. Different for each, or two of them that found the same
+    /// one taken would go on under one number, and what the first had said would be taken for what the second says.
+    stride: i64,
     started: Duration,
     /// Has this node once known as much as another that is alive?
     informed: bool,
@@ -89,6 +94,7 @@ impl Node {
             strangers: BTreeMap::new(),
             compare: now,
             compared: seed as usize,
+            stride: (seed % STRIDES).cast_signed(),
             started: now,
             informed: false,
             out: Vec::new(),
@@ -154,6 +160,12 @@ impl Node {
                 self.out
                     .extend(pieces.map(|delta| (from.clone(), Message::Delta(delta))));
             }
+            // An earlier process of this node had a later number: its clock was ahead.
+            Message::Obituary(dead, _)
+                if dead.node == self.me && dead.start > self.detector.identity().start =>
+            {
+                self.restart(dead.start, now);
+            }
             Message::Obituary(dead, incarnation) => self.detector.obituary(dead, incarnation, now),
             Message::Accusation {
                 accused,
@@ -182,11 +194,18 @@ impl Node {
             self.ask(from, known, now);
         }
         if let Some(start) = taken.superseded {
-            self.replica.restart(start + 1);
-            self.detector.restart(start + 1, now);
-            let pieces = self.replica.publish(&self.contents);
-            self.tell_all(&pieces);
+            self.restart(start, now);
         }
+    }
+
+    /// Goes on under a start number above this one, and above its own.
+    fn restart(&mut self, above: i64, now: Duration) {
+        let start = above.max(self.detector.identity().start);
+        let start = start.saturating_add(1 + self.stride);
+        self.replica.restart(start);
+        self.detector.restart(start, now);
+        let pieces = self.replica.publish(&self.contents);
+        self.tell_all(&pieces);
     }
 
     /// Asks for a part of a record, unless somebody was just asked for it.
@@ -334,5 +353,7 @@ impl Node {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod net;
 #[cfg(test)]
 mod tests;

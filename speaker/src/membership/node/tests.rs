@@ -1,206 +1,9 @@
 //! Whole clusters in virtual time, on a network that loses and delays.
 
-use std::collections::BinaryHeap;
-use std::net::IpAddr;
+use rand::RngExt;
 
-use fairlead_core::announce::Candidacy;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
-
-use super::super::wire::encode_candidacy;
+use super::net::{Net, ms, name};
 use super::*;
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-fn name(n: usize) -> NodeName {
-    NodeName(format!("node{n}"))
-}
-
-/// Latest first is what a heap gives; we want the earliest.
-type Flight = (std::cmp::Reverse<(Duration, u64)>, usize, usize, Vec<u8>);
-
-struct Net {
-    nodes: Vec<Option<Node>>,
-    now: Duration,
-    flights: BinaryHeap<Flight>,
-    numbered: u64,
-    rng: SmallRng,
-    /// Of a thousand datagrams so many are lost.
-    loss: u32,
-    /// Which pairs do not hear each other.
-    cut: Box<dyn Fn(usize, usize) -> bool>,
-    /// How long a node takes to notice anything at all.
-    slow: BTreeMap<usize, Duration>,
-    datagrams: u64,
-    bytes: u64,
-    sent_by: BTreeMap<usize, u64>,
-}
-
-impl Net {
-    fn new(size: usize, seed: u64) -> Self {
-        let mut net = Self {
-            nodes: (0..size).map(|_| None).collect(),
-            now: ms(1000),
-            flights: BinaryHeap::new(),
-            numbered: 0,
-            rng: SmallRng::seed_from_u64(seed),
-            loss: 0,
-            cut: Box::new(|_, _| false),
-            slow: BTreeMap::new(),
-            datagrams: 0,
-            bytes: 0,
-            sent_by: BTreeMap::new(),
-        };
-        for n in 0..size {
-            net.start(n, 1);
-        }
-        net
-    }
-
-    fn start(&mut self, n: usize, incarnation: i64) {
-        let mut node = Node::new(
-            name(n),
-            incarnation,
-            Settings::default(),
-            self.rng.random(),
-            self.now,
-        );
-        node.set_peers((0..self.nodes.len()).map(name).collect());
-        self.nodes[n] = Some(node);
-    }
-
-    fn flush(&mut self, n: usize) {
-        let Some(node) = &mut self.nodes[n] else { return };
-        for (to, bytes) in node.take_output() {
-            let to: usize = to.as_str().trim_start_matches("node").parse().unwrap();
-            self.datagrams += 1;
-            self.bytes += bytes.len() as u64;
-            *self.sent_by.entry(n).or_default() += 1;
-            let lost = self.rng.random_range(0..1000) < self.loss || (self.cut)(n, to);
-            if !lost {
-                self.numbered += 1;
-                let late = self.slow.get(&to).copied().unwrap_or_default();
-                let at = self.now + Duration::from_micros(self.rng.random_range(50..1500)) + late;
-                self.flights
-                    .push((std::cmp::Reverse((at, self.numbered)), n, to, bytes));
-            }
-        }
-    }
-
-    /// Lets this much time pass.
-    fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        self.until(end, |_| false);
-    }
-
-    /// Lets time pass until something holds; answers how long it took, or `None` at the end.
-    fn until(&mut self, end: Duration, holds: impl Fn(&Self) -> bool) -> Option<Duration> {
-        let began = self.now;
-        let mut seen = None;
-        for n in 0..self.nodes.len() {
-            self.flush(n);
-        }
-        loop {
-            let version: u64 = self.nodes.iter().flatten().map(Node::version).sum();
-            if seen != Some(version) {
-                seen = Some(version);
-                if holds(self) {
-                    return Some(self.now - began);
-                }
-            }
-            let flight = self.flights.peek().map(|flight| flight.0.0.0);
-            let slow = &self.slow;
-            let timer = self.nodes.iter().enumerate().filter_map(|(n, node)| {
-                let late = slow.get(&n).copied().unwrap_or_default();
-                Some((node.as_ref()?.next() + late, n))
-            });
-            let timer = timer.min();
-            let next = [flight, timer.map(|(at, _)| at)]
-                .into_iter()
-                .flatten()
-                .min()
-                .unwrap_or(end);
-            if next > end {
-                self.now = end;
-                return None;
-            }
-            self.now = self.now.max(next);
-            if flight.is_some_and(|at| at <= self.now) {
-                let Some((_, from, to, bytes)) = self.flights.pop() else {
-                    continue;
-                };
-                if let Some(node) = &mut self.nodes[to] {
-                    node.receive(&name(from), &bytes, self.now);
-                }
-                self.flush(to);
-            } else if let Some((_, n)) = timer {
-                let now = self.now;
-                if let Some(node) = &mut self.nodes[n] {
-                    node.tick(now);
-                }
-                self.flush(n);
-            }
-        }
-    }
-
-    fn views(&self) -> Vec<(usize, View)> {
-        let view = |(n, node): (usize, &Option<Node>)| Some((n, node.as_ref()?.view()));
-        self.nodes.iter().enumerate().filter_map(view).collect()
-    }
-
-    fn up(&self) -> BTreeSet<NodeName> {
-        (0..self.nodes.len())
-            .filter(|n| self.nodes[*n].is_some())
-            .map(name)
-            .collect()
-    }
-
-    /// Do all that run take all that run, and nobody else, for alive?
-    fn agreed(&self) -> bool {
-        let up = self.up();
-        self.views().into_iter().all(|(_, view)| view.live == up)
-    }
-
-    fn joined(size: usize, seed: u64) -> Self {
-        let mut net = Self::new(size, seed);
-        let end = net.now + ms(10_000);
-        let time = net.until(end, Self::agreed);
-        assert!(time.is_some(), "{size} nodes do not find each other");
-        net.run(ms(2000));
-        net
-    }
-
-    fn publish(&mut self, n: usize, addresses: u32, claim: i64) {
-        let contents = (0..addresses).map(|address| {
-            let candidacy = Candidacy {
-                claim: Some(claim),
-                ..Candidacy::default()
-            };
-            (
-                Key::address(IpAddr::from(address.to_be_bytes())),
-                encode_candidacy(&candidacy),
-            )
-        });
-        let contents = contents.collect();
-        if let Some(node) = &mut self.nodes[n] {
-            node.publish(contents);
-        }
-    }
-
-    fn all_know(&self, of: usize, addresses: usize, claim: i64) -> bool {
-        self.views().into_iter().all(|(_, view)| {
-            view.records.get(&name(of)).is_some_and(|record| {
-                record.candidacies.len() == addresses
-                    && record
-                        .candidacies
-                        .values()
-                        .all(|candidacy| candidacy.claim == Some(claim))
-            })
-        })
-    }
-}
 
 fn quantiles(mut times: Vec<Duration>) -> (Duration, Duration, Duration) {
     times.sort();
@@ -294,6 +97,86 @@ fn a_clock_that_was_set_back_does_not_silence_a_speaker() {
     assert!(time.is_some(), "{:?}", net.views());
 }
 
+/// Two processes of one node, both started with a clock set back, find the same number taken, each by another node.
+#[test]
+fn two_processes_that_find_one_number_taken() {
+    let mut net = Net::joined(3, 1);
+    for (life, addresses) in [(1, 10), (2, 5)] {
+        net.stop(0);
+        net.cut = Box::new(move |a, b| (a == life) != (b == life));
+        net.run(ms(2000));
+        net.start(0, life as i64 - 100);
+        net.publish(0, addresses, life as i64);
+        net.run(ms(2000));
+    }
+    net.cut = Box::new(|_, _| false);
+    let end = net.now + ms(2000);
+    let time = net.until(end, |net| net.agreed() && net.all_know(0, 5, 2));
+    assert!(time.is_some(), "{:?}", net.views());
+}
+
+/// That a later process has been there is heard before anything of its record.
+#[test]
+fn a_clock_that_was_set_back_after_a_life_that_left_no_record() {
+    let mut net = Net::joined(3, 1);
+    net.stop(0);
+    net.run(ms(2000));
+    net.start(0, 1_000_000);
+    let end = net.now + ms(2000);
+    let heard = |net: &Net| {
+        net.views()
+            .iter()
+            .any(|(n, view)| *n != 0 && view.live.contains(&name(0)))
+    };
+    assert!(net.until(end, heard).is_some());
+    net.stop(0);
+    net.lose(0);
+    net.run(ms(2000));
+    let left = |(_, view): (usize, View)| view.records[&name(0)].incarnation;
+    assert!(
+        net.views()
+            .into_iter()
+            .map(left)
+            .all(|incarnation| incarnation == 1)
+    );
+    net.start(0, 5);
+    net.publish(0, 10, 1);
+    let end = net.now + ms(2000);
+    let time = net.until(end, |net| net.agreed() && net.all_know(0, 10, 1));
+    assert!(time.is_some(), "{:?}", net.views());
+}
+
+/// A node that is dead stays so when it is heard that it has died once more, under a number that nobody here knew.
+#[test]
+fn the_dead_do_not_come_back_by_dying_again() {
+    let mut net = Net::joined(3, 1);
+    net.stop(0);
+    net.run(ms(2000));
+    let later = Identity {
+        node: name(0),
+        start: 1,
+        bump: 7,
+    };
+    let now = net.now;
+    for node in net.nodes.iter_mut().flatten() {
+        node.detector.obituary(later.clone(), 0, now);
+    }
+    assert!(net.agreed(), "{:?}", net.views());
+}
+
+/// A node that goes on under a new number finds out that the last other one is dead, though it never hears of it again.
+#[test]
+fn a_new_number_and_then_silence() {
+    let mut net = Net::joined(2, 1);
+    let now = net.now;
+    net.stop(1);
+    if let Some(node) = &mut net.nodes[0] {
+        node.detector.restart(7, now);
+    }
+    let end = net.now + ms(1000);
+    assert!(net.until(end, Net::agreed).is_some(), "{:?}", net.views());
+}
+
 #[test]
 fn a_partition_heals() {
     for (size, seed) in (0..10)
@@ -327,6 +210,26 @@ fn a_partition_heals() {
     }
 }
 
+/// Two nodes that have found each other dead do not hear each other when they hear a third again. By then nobody speaks of
+/// the death of the one that the third never missed.
+#[test]
+fn a_partition_heals_by_a_detour() {
+    for seed in 0..10 {
+        let mut net = Net::joined(4, seed);
+        net.cut = Box::new(|a, b| (a == 0 || a == 3) != (b == 0 || b == 3));
+        net.run(ms(5000));
+        net.stop(3);
+        net.run(ms(1000));
+        net.cut = Box::new(|a, b| a.min(b) == 0 && a.max(b) == 1);
+        let end = net.now + ms(1500);
+        let time = net.until(end, Net::agreed);
+        assert!(time.is_some(), "seed {seed}: {:?}", net.views());
+        let end = net.now + ms(5000);
+        let broken = net.until(end, |net| !net.agreed());
+        assert_eq!(broken, None, "seed {seed}: taken for dead again after {broken:?}");
+    }
+}
+
 #[test]
 fn a_farewell_is_heard_at_once() {
     let mut net = Net::joined(8, 3);
@@ -334,7 +237,7 @@ fn a_farewell_is_heard_at_once() {
         node.leave();
     }
     net.flush(0);
-    net.nodes[0] = None;
+    net.stop(0);
     let end = net.now + ms(1000);
     let time = net.until(end, Net::agreed);
     assert!(time.is_some_and(|time| time <= ms(10)), "{time:?}");
