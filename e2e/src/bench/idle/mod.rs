@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use self::exposition::Exposition;
@@ -38,8 +38,8 @@ const WEB: &str = "web";
 const CONNECTIONS: usize = 8;
 /// How long an installation may take.
 const READY: Duration = Duration::from_secs(180);
-/// How long until all addresses are announced, from the last creation.
-const ANNOUNCED: Duration = Duration::from_secs(300);
+/// How long until all addresses are announced, from the last creation; on a busy machine service proxies take their time.
+const ANNOUNCED: Duration = Duration::from_secs(600);
 /// All is quiet when no NodeState was written for so long, which is longer than speakers wait between two writes.
 const QUIET: Duration = Duration::from_secs(35);
 /// How long that is waited for.
@@ -161,16 +161,19 @@ impl Bench<'_> {
             .doing("start a runtime")?;
         runtime.block_on(async {
             let connections = Connections::open(&self.lab, CONNECTIONS).await?;
-            let create = |client, index| async move {
-                let service: Service = serde_json::from_value(service(index, self.options.is_local(index)))
-                    .map_err(|source| LabError::Json {
-                    what: "a Service".to_owned(),
-                    source,
-                })?;
-                let api: Api<Service> = Api::namespaced(client, NAME);
-                Ok(api.create(&PostParams::default(), &service).await.map(drop)?)
+            // Applied, so that another run on the same lab may have another mix.
+            let parameters = PatchParams::apply(NAME).force();
+            let apply = |client, index| {
+                let parameters = &parameters;
+                async move {
+                    let api: Api<Service> = Api::namespaced(client, NAME);
+                    let service = service(index, self.options.is_local(index));
+                    let name = service["metadata"]["name"].as_str().unwrap_or_default();
+                    let answer = api.patch(name, parameters, &Patch::Apply(&service)).await;
+                    Ok(answer.map(drop)?)
+                }
             };
-            connections.each(self.options.services, create).await.map(drop)
+            connections.each(self.options.services, apply).await.map(drop)
         })
     }
 
