@@ -87,6 +87,12 @@ bench-failover: images ## What a client notices of faults: Fairlead and MetalLB,
 	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
 	target/release/bench_failover --name $(BENCH_LAB) $(ARGS)
 
+.PHONY: bench-speaker
+bench-speaker: images ## What idle speakers cost with 1000 Services, on a lab of their own (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
+	target/release/bench_speaker --name $(BENCH_LAB) $(ARGS)
+
 .PHONY: bench-ipam
 bench-ipam: ## What address management costs with 10000 Services
 	$(CARGO) bench -q -p fairlead-core --features testing --bench ipam

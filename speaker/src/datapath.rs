@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_core::announce::DataPath;
 use fairlead_runtime::link::{AgentReport, AgentView};
+use tokio::sync::watch;
 
 /// How long the last report holds after the node agent has gone: its rules stay in the kernel meanwhile.
 pub const HOLD: Duration = Duration::from_secs(30);
@@ -23,17 +24,38 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Takes in the present view. A restarted agent reports plan 0 until it has planned; that says nothing yet about
-    /// the kernel, in which the rules of the agent before it still are.
-    pub fn observe(&mut self, view: &AgentView) {
-        self.clean = view.last.as_ref().is_some_and(|report| report.clean);
+    /// Takes in the present view, and answers whether it says anything new: a report that was only repeated does not.
+    /// A restarted agent reports plan 0 until it has planned; that says nothing yet about the kernel, in which the
+    /// rules of the agent before it still are.
+    pub fn observe(&mut self, view: &AgentView) -> bool {
+        let clean = view.last.as_ref().is_some_and(|report| report.clean);
         let planned = view.last.as_ref().filter(|report| report.plan > 0);
-        self.current = view.connected && planned.is_some();
+        let current = view.connected && planned.is_some();
+        let mut news = clean != self.clean || current != self.current;
+        self.clean = clean;
+        self.current = current;
         if let (Some(report), Some(seen)) = (planned, view.last_seen)
             && self.seen.is_none_or(|known| seen > known)
         {
-            self.report = Some(report.clone());
+            if self.report.as_ref() != Some(report) {
+                self.report = Some(report.clone());
+                news = true;
+            }
             self.seen = Some(seen);
+        }
+        news
+    }
+
+    /// Waits for a view that says something new, and has taken it in then. Cancel safe.
+    pub async fn news(&mut self, view: &mut watch::Receiver<AgentView>) {
+        loop {
+            if view.changed().await.is_err() {
+                // Whoever keeps the connection has ended, which is noticed elsewhere.
+                return std::future::pending().await;
+            }
+            if self.observe(&view.borrow_and_update()) {
+                return;
+            }
         }
     }
 
@@ -193,5 +215,47 @@ mod tests {
         assert_eq!(memory.expires(), Some(at(30)), "and it does not hold for ever");
         memory.observe(&view(1, false, None, true, at(3)));
         assert_eq!(word(&memory, at(3)), "not programmed");
+    }
+
+    #[test]
+    fn a_repeated_report_is_no_news_and_keeps_the_data_path_fresh() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut memory = Memory::default();
+        assert!(!memory.observe(&AgentView::default()));
+        assert!(memory.observe(&view(2, true, None, true, start)));
+        for seconds in 1..100 {
+            assert!(!memory.observe(&view(2, true, None, true, at(seconds))));
+        }
+        assert!(memory.observe(&view(2, true, Some(5), true, at(100))));
+        assert!(memory.observe(&view(3, false, None, true, at(101))));
+        assert!(
+            memory.observe(&view(3, false, None, false, at(101))),
+            "it is gone"
+        );
+        assert!(!memory.observe(&view(3, false, None, false, at(101))));
+        assert_eq!(
+            memory.expires(),
+            Some(at(131)),
+            "counted from the last repetition"
+        );
+        assert!(memory.observe(&view(3, false, None, true, at(102))), "it is back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_news_wake() {
+        let start = Instant::now();
+        let (sender, mut receiver) = watch::channel(view(2, true, None, true, start));
+        let mut memory = Memory::default();
+        memory.observe(&receiver.borrow_and_update());
+        for seconds in 1..5 {
+            sender.send_replace(view(2, true, None, true, start + Duration::from_secs(seconds)));
+            let woken = tokio::time::timeout(Duration::from_secs(1), memory.news(&mut receiver)).await;
+            assert!(woken.is_err(), "a repetition");
+        }
+        assert_eq!(memory.seen, Some(start + Duration::from_secs(4)));
+        sender.send_replace(view(3, true, None, true, start + Duration::from_secs(5)));
+        let woken = tokio::time::timeout(Duration::from_secs(1), memory.news(&mut receiver)).await;
+        assert!(woken.is_ok());
     }
 }

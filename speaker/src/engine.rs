@@ -197,7 +197,7 @@ pub async fn run(
             _ = changes.changed() => {}
             _ = verdicts.changed() => {}
             _ = links.changed() => {}
-            _ = agent.changed() => {}
+            () = speaker.data_path.news(&mut agent) => {}
             _ = sightings.changed() => {}
             Ok(()) = rotated.changed() => {}
             changed = view.changed() => if changed.is_err() { anyhow::bail!("the gossip has ended") },
@@ -281,6 +281,7 @@ impl Speaker {
         let Some(links) = known.links.as_ref() else {
             return Next::Wait(None);
         };
+        self.metrics.decisions.inc();
         self.metrics.live_speakers.set(known.gossip.live.len() as i64);
         let lost = known
             .gossip

@@ -119,7 +119,9 @@ impl Arguments {
     }
 }
 
-#[tokio::main]
+// Two threads, however many cores there are: one goes on answering on the wire while the other decides. More would cost
+// memory, and wake each other.
+#[tokio::main(worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     init(&arguments.common);

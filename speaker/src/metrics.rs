@@ -55,6 +55,8 @@ pub struct Metrics {
     pub announced: Gauge,
     /// Addresses that this node holds back.
     pub held_back: Gauge,
+    /// Decisions. None is made while nothing changes.
+    pub decisions: Counter,
     /// Changes between announcing and not.
     pub transitions: Family<TransitionLabels, Counter>,
     /// Probes.
@@ -91,6 +93,7 @@ impl Metrics {
         let metrics = Self {
             announced: Gauge::default(),
             held_back: Gauge::default(),
+            decisions: Counter::default(),
             transitions: Family::default(),
             probes: Family::default(),
             probe_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 12)),
@@ -116,6 +119,11 @@ impl Metrics {
             "held_back_addresses",
             "Addresses that this node knows and does not announce",
             metrics.held_back.clone(),
+        );
+        registry.register(
+            "decisions",
+            "Decisions about all addresses, each after some change",
+            metrics.decisions.clone(),
         );
         registry.register(
             "transitions",

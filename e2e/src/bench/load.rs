@@ -49,7 +49,7 @@ impl Connections {
     }
 
     /// Does `job` for 0 to `count`, each connection taking the next when it is free; the results in that order.
-    async fn each<T, F>(&self, count: usize, job: impl Fn(Client, usize) -> F) -> Result<Vec<T>>
+    pub(super) async fn each<T, F>(&self, count: usize, job: impl Fn(Client, usize) -> F) -> Result<Vec<T>>
     where
         F: Future<Output = Result<T>>,
     {

@@ -4,6 +4,7 @@ mod contender;
 pub mod controller;
 pub mod failover;
 mod figures;
+pub mod idle;
 mod load;
 mod metallb;
 pub mod observe;

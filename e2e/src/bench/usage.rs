@@ -1,8 +1,10 @@
 //! What processes have used: CPU time and memory, from `/proc`.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use nix::unistd::{SysconfVar, sysconf};
+use serde::Serialize;
 
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
@@ -83,6 +85,63 @@ pub fn peak_rss_mib(of: &[ProcessId]) -> Result<f64> {
     Ok(kib?.into_iter().sum::<u64>() as f64 / 1024.0)
 }
 
+/// CPU time of each thread of a process since it started, by the thread's name, in seconds. Threads of one name are added up.
+///
+/// # Errors
+/// When the process has ended.
+pub fn thread_seconds(of: ProcessId) -> Result<BTreeMap<String, f64>> {
+    let mut threads = BTreeMap::new();
+    let entries = fs::read_dir(format!("/proc/{}/task", of.pid))
+        .into_iter()
+        .flatten();
+    for thread in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        // A thread may end while we look.
+        let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+        if let (Some(name), Some(ticks)) = (command(&stat), process_ticks(&stat)) {
+            *threads.entry(name.to_owned()).or_default() += seconds(ticks);
+        }
+    }
+    if threads.is_empty() || !of.is_alive() {
+        return Err(LabError::Refused(format!("process {} has ended", of.pid)));
+    }
+    Ok(threads)
+}
+
+/// Memory of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Memory {
+    /// Resident set.
+    pub rss_mib: f64,
+    /// The largest that it has been.
+    pub peak_mib: f64,
+    /// Of the resident set, what no file backs: neither the program nor its libraries.
+    pub own_mib: f64,
+}
+
+/// Memory of a process at present.
+///
+/// # Errors
+/// When it has ended.
+pub fn memory(of: ProcessId) -> Result<Memory> {
+    fs::read_to_string(format!("/proc/{}/status", of.pid))
+        .ok()
+        .filter(|_| of.is_alive())
+        .and_then(|status| memory_in(&status))
+        .ok_or_else(|| LabError::Refused(format!("process {} has ended", of.pid)))
+}
+
+fn memory_in(status: &str) -> Option<Memory> {
+    let mib = |name| {
+        let kib: f64 = field(status, name)?.split_whitespace().next()?.parse().ok()?;
+        Some(kib / 1024.0)
+    };
+    Some(Memory {
+        rss_mib: mib("VmRSS")?,
+        peak_mib: mib("VmHWM")?,
+        own_mib: mib("RssAnon")?,
+    })
+}
+
 /// CPU time that this machine has spent on anything since it started, over all cores, in seconds.
 pub fn machine_cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -112,6 +171,11 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+/// The command's name out of `/proc/PID/stat`.
+fn command(stat: &str) -> Option<&str> {
+    Some(stat.split_once('(')?.1.rsplit_once(')')?.0)
 }
 
 /// User and system time out of `/proc/PID/stat`. The command's name may hold blanks and parentheses.
@@ -146,8 +210,13 @@ mod tests {
     fn reads_proc() {
         let stat = "42 (a) b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 7 8 20 0 1 0 12345 0 0";
         assert_eq!(process_ticks(stat), Some(300));
+        assert_eq!(command(stat), Some("a) b) c"));
         let stat = "cpu  10 20 30 1000 2000 1 2 4 500 500\ncpu0 1 1 1 1\n";
         assert_eq!(machine_ticks(stat), Some(67));
+        let status = "VmHWM:\t 2048 kB\nVmRSS:\t 1536 kB\nRssAnon:\t 512 kB\n";
+        let memory = memory_in(status).unwrap();
+        assert_eq!((memory.rss_mib, memory.peak_mib, memory.own_mib), (1.5, 2.0, 0.5));
+        assert_eq!(memory_in("VmHWM:\t 2048 kB\n"), None);
         assert_eq!(field("VmHWM:\t  12 kB\nNSpid:\t7\t1\n", "NSpid"), Some("\t7\t1"));
     }
 
@@ -160,6 +229,9 @@ mod tests {
             assert!(std::time::Instant::now() < end, "no CPU time in 10 s of work");
         }
         assert!(peak_rss_mib(&own).unwrap() > 1.0);
+        assert!(memory(own[0]).unwrap().rss_mib > 1.0);
+        let threads: f64 = thread_seconds(own[0]).unwrap().into_values().sum();
+        assert!(threads > 0.0);
         assert!(machine_cpu_seconds() > begun);
     }
 
@@ -170,5 +242,7 @@ mod tests {
             start: 1,
         };
         assert!(cpu_seconds(&[gone]).is_err());
+        assert!(thread_seconds(gone).is_err());
+        assert!(memory(gone).is_err());
     }
 }
