@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use self::outlets::{Outlets, SharedKeys};
+use self::outlets::Outlets;
 use self::start::{Progress, Start};
 use crate::datapath::Memory;
 use crate::decide::{Decision, Inputs, decide, go_on};
@@ -102,7 +102,7 @@ pub async fn run(
     let (report, report_receiver) = watch::channel(SpeakerReport::default());
     let socket = settings.agent_socket.clone();
     tasks.spawn(async move { connect(&socket, report_receiver, agent_sender).await });
-    let (key_sender, keys) = watch::channel(SharedKeys::restore(&before));
+    let (key_sender, keys) = watch::channel(before.gossip_keys());
     tasks.spawn(follow_keys(
         client.clone(),
         settings.namespace.clone(),

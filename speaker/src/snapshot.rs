@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::membership::seal::Key as GossipKey;
 use crate::membership::task::{Contents, Peers};
 use crate::membership::wire::{Key, Meta, encode_candidacy};
 
@@ -258,6 +259,12 @@ impl Snapshot {
             .iter()
             .map(|(name, texts)| (NodeName(name.clone()), Meta { macs: macs(texts) }))
             .collect()
+    }
+
+    /// The gossip keys.
+    pub fn gossip_keys(&self) -> Vec<GossipKey> {
+        let keys = self.keys.iter().filter_map(|text| unhex(text));
+        keys.filter_map(|bytes| GossipKey::new(&bytes).ok()).collect()
     }
 
     /// The nodes' addresses.

@@ -28,17 +28,6 @@ use crate::status::{Since, render};
 /// From when on it is said that no other speaker is heard: it may take others as long to start as this one.
 const ISOLATED: Duration = Duration::from_secs(5);
 
-/// The keys, and how they are kept for the next process.
-pub(super) struct SharedKeys;
-
-impl SharedKeys {
-    /// The keys of a snapshot.
-    pub(super) fn restore(snapshot: &Snapshot) -> Vec<GossipKey> {
-        let keys = snapshot.keys.iter().filter_map(|text| snapshot::unhex(text));
-        keys.filter_map(|bytes| GossipKey::new(&bytes).ok()).collect()
-    }
-}
-
 /// All that is told.
 pub(super) struct Outlets {
     pub report: watch::Sender<SpeakerReport>,
