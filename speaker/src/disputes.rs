@@ -25,9 +25,9 @@ pub const STRANGER: Duration = Duration::from_secs(60);
 /// The same of a fellow: speakers announce what they have at least every 30 s.
 pub const FELLOW: Duration = Duration::from_secs(45);
 /// What a fellow sends when it comes back arrives before the gossip reaches it; so long it is waited for.
-pub const GREETING: Duration = Duration::from_millis(500);
+pub const GREETING: Duration = Duration::from_millis(300);
 /// What is seen of a fellow so soon after it was lost may have been sent before.
-pub const LAST_WORDS: Duration = Duration::from_secs(1);
+pub const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// What there is to know.
 pub struct Known<'a> {

@@ -10,6 +10,8 @@ use super::mac::Mac;
 
 /// More of the same within this time is counted, but nobody is woken for it.
 const QUIET: Duration = Duration::from_secs(1);
+/// The same of other speakers: two of them that do not hear each other should come to one owner soon.
+const FELLOW_QUIET: Duration = Duration::from_millis(150);
 /// What was last seen this long ago is forgotten.
 const KEEP: Duration = Duration::from_secs(600);
 
@@ -31,8 +33,8 @@ pub struct Conflict {
 pub struct Sightings {
     /// Machines that are no speakers, with addresses that this node announces or asked about.
     pub conflicts: BTreeMap<IpAddr, Conflict>,
-    /// Other speakers that announce an address which this node announces and is not yielding, and when last, to the
-    /// second.
+    /// Other speakers that announce an address which this node announces and is not yielding, and when last, to some
+    /// tenths of a second.
     pub fellows: BTreeMap<IpAddr, (Mac, Instant)>,
 }
 
@@ -81,7 +83,7 @@ impl Board {
     pub(super) fn fellow(&self, address: IpAddr, by: Mac, now: Instant) {
         self.0.send_if_modified(|sightings| {
             let known = sightings.fellows.get(&address);
-            let news = known.is_none_or(|(mac, last)| *mac != by || now >= *last + QUIET);
+            let news = known.is_none_or(|(mac, last)| *mac != by || now >= *last + FELLOW_QUIET);
             if news {
                 sightings.fellows.insert(address, (by, now));
             }
