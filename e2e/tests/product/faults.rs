@@ -117,7 +117,8 @@ fn a_switch_that_is_whole_again_has_one_owner() {
 #[test]
 fn speakers_without_gossip_do_not_both_announce() {
     let outcome = fault(Row::GossipBlocked);
-    assert!(outcome.doubled_ms <= 2000, "{outcome}");
+    // They learn of each other from what each announces unasked, the last time of its burst after 2 s.
+    assert!(outcome.doubled_ms <= 4000, "{outcome}");
     assert_gap(&outcome, 3000);
 }
 
