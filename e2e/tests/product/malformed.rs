@@ -17,7 +17,7 @@ use super::fixture::{Fixture, SOON};
 /// What is wrong is told in this time,
 const TOLD: Duration = Duration::from_secs(10);
 /// and a Service with which all is well has its address in this time.
-const SERVED: Duration = Duration::from_secs(2);
+const SERVED: Duration = Duration::from_secs(5);
 /// Between two of them, so that on a busy machine it is not a queue that is measured.
 const PAUSE: Duration = Duration::from_millis(60);
 /// After so many wrong objects comes a good Service.
