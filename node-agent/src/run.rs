@@ -8,7 +8,7 @@ use fairlead_core::model::NodeName;
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_runtime::Guard;
 use fairlead_runtime::link::{AgentReport, LocalEndpoints, SpeakerReport};
-use fairlead_runtime::watch::Shared;
+use fairlead_runtime::watch::{Shared, replace};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 use tracing::{info, warn};
@@ -145,15 +145,6 @@ async fn leave<D: Driver>(engine: &mut Engine<D>, wiring: &mut Wiring) {
 fn tell<D: Driver>(engine: &Engine<D>, wiring: &Wiring) {
     replace(&wiring.report, engine.report(std::time::Instant::now()));
     replace(&wiring.endpoints, engine.local_endpoints());
-}
-
-/// Wakes receivers only if something is different.
-fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
-    sender.send_if_modified(|known| {
-        let changed = *known != value;
-        *known = value;
-        changed
-    });
 }
 
 /// Completes when the installation is being removed; never if nobody can say so any more.

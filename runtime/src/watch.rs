@@ -280,5 +280,14 @@ impl Backoff for Retry {
     }
 }
 
+/// Gives a channel this value, and wakes its receivers only if it is another one.
+pub fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|known| {
+        let changed = *known != value;
+        *known = value;
+        changed
+    });
+}
+
 #[cfg(test)]
 mod tests;

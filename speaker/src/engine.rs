@@ -37,6 +37,7 @@ use crate::membership::detector;
 use crate::membership::keys::follow_keys;
 use crate::membership::node::View;
 use crate::membership::task::{self, Gossip};
+use crate::membership::wire::Meta;
 use crate::metrics::{Metrics, TransitionLabels};
 use crate::publish::Publisher;
 use crate::snapshot::{self, Snapshot};
@@ -166,6 +167,7 @@ pub async fn run(
             port: settings.gossip_port,
             started,
         },
+        former: before.metas(),
         before,
         departing: None,
         last: None,
@@ -246,6 +248,8 @@ struct Speaker {
     outlets: Outlets,
     /// What the process before this one left.
     before: Snapshot,
+    /// What speakers said of themselves to the process before this one.
+    former: BTreeMap<NodeName, Meta>,
     /// When the speaker was asked to end.
     departing: Option<Instant>,
     last: Option<Decision>,
@@ -260,8 +264,8 @@ struct Speaker {
 impl Speaker {
     /// What the gossip says, with the MAC addresses of speakers that were heard before this one started and not since.
     fn with_former(&self, mut view: View) -> View {
-        for (node, meta) in self.before.metas() {
-            view.metas.entry(node).or_insert(meta);
+        for (node, meta) in &self.former {
+            view.metas.entry(node.clone()).or_insert_with(|| meta.clone());
         }
         view
     }

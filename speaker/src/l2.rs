@@ -21,6 +21,7 @@ use std::time::Instant;
 
 pub use fairlead_core::config::ConflictPolicy;
 use fairlead_core::model::Family;
+use fairlead_runtime::watch::replace;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -151,23 +152,13 @@ impl Announcer {
                 scope: watch::Sender::new(Scope::new(scope.mac)),
                 tasks: BTreeMap::new(),
             });
-            running.set(scope);
+            replace(&running.scope, scope);
             running.serve(&name, &self.board, &self.metrics);
         }
     }
 }
 
 impl Running {
-    fn set(&self, scope: Scope) {
-        self.scope.send_if_modified(|known| {
-            let changed = *known != scope;
-            if changed {
-                *known = scope;
-            }
-            changed
-        });
-    }
-
     /// Has a task for each family that there are addresses of.
     fn serve(&mut self, name: &str, board: &Board, metrics: &Metrics) {
         let families: BTreeSet<Family> = {

@@ -277,15 +277,15 @@ impl Snapshot {
 }
 
 /// Identifies this boot; empty if the system does not say, and then no snapshot is of this boot.
-pub fn boot() -> String {
+fn boot() -> String {
     std::fs::read_to_string(BOOT_ID)
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
 }
 
-/// Writes every new value until there will be none any more.
+/// Writes every new value, with the boot and the time, until there will be none any more.
 pub async fn keep(path: PathBuf, mut snapshots: watch::Receiver<Option<Snapshot>>) {
-    let mut complained = false;
+    let (boot, mut complained) = (boot(), false);
     loop {
         let ended = snapshots.changed().await.is_err();
         if !ended {
@@ -293,6 +293,11 @@ pub async fn keep(path: PathBuf, mut snapshots: watch::Receiver<Option<Snapshot>
         }
         let snapshot = snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
+            let snapshot = Snapshot {
+                boot: boot.clone(),
+                written: Timestamp::now().as_second(),
+                ..snapshot
+            };
             match write(&path, &snapshot).await {
                 Ok(()) => complained = false,
                 Err(error) if !complained => {

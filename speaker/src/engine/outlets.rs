@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use fairlead_api::NodeStateStatus;
 use fairlead_api::node_state::{GossipState, LISTED_MOST};
 use fairlead_core::announce::Hold;
 use fairlead_core::model::{Family, NodeName};
 use fairlead_runtime::link::SpeakerReport;
+use fairlead_runtime::watch::replace;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -16,7 +18,7 @@ use crate::decide::Decision;
 use crate::index::Index;
 use crate::l2::Mac;
 use crate::links::Links;
-use crate::membership::node::{LONE, View};
+use crate::membership::node::View;
 use crate::membership::seal::Key as GossipKey;
 use crate::membership::task::{Contents, Peers};
 use crate::membership::wire::{Key, Meta, encode_candidacy};
@@ -62,12 +64,7 @@ pub(super) struct News<'a> {
 impl Outlets {
     /// Whom to gossip with.
     pub(super) fn tell_peers(&self, index: &Index) {
-        let peers = index.peers();
-        self.peers.send_if_modified(|known| {
-            let changed = *known != peers;
-            *known = peers;
-            changed
-        });
+        replace(&self.peers, index.peers());
     }
 
     /// When to tell again although nothing has changed.
@@ -93,48 +90,8 @@ impl Outlets {
         );
         news.metrics.announced.set(status.announced_count);
         news.metrics.held_back.set(status.held_back_count);
-        let snapshot = Snapshot {
-            boot: snapshot::boot(),
-            written: clock.1.as_second(),
-            incarnation: self.incarnation.max(news.gossip.incarnation),
-            keys: self
-                .keys
-                .borrow()
-                .iter()
-                .map(|key| snapshot::hex(key.bytes()))
-                .collect(),
-            peers: self
-                .peers
-                .borrow()
-                .iter()
-                .map(|(node, address)| (node.to_string(), *address))
-                .collect(),
-            macs: news
-                .gossip
-                .metas
-                .iter()
-                .map(|(node, meta)| {
-                    (
-                        node.to_string(),
-                        meta.macs.iter().map(ToString::to_string).collect(),
-                    )
-                })
-                .collect(),
-            claims: claims(news, self.snapshots.borrow().as_ref()),
-            status: status.clone(),
-        };
-        self.snapshots.send_if_modified(|known| {
-            let fresh = known.as_ref().is_some_and(|known| {
-                Snapshot {
-                    written: known.written,
-                    ..snapshot.clone()
-                } == *known
-            });
-            if !fresh {
-                *known = Some(snapshot);
-            }
-            !fresh
-        });
+        let claims = claims(news, self.snapshots.borrow().as_ref());
+        replace(&self.snapshots, Some(self.snapshot(news, claims, &status)));
         if news.listed {
             self.desired.send_replace(Some(Desired {
                 status,
@@ -154,6 +111,30 @@ impl Outlets {
         }
     }
 
+    /// What the next process would go on with.
+    fn snapshot(&self, news: &News, claims: Vec<Claim>, status: &NodeStateStatus) -> Snapshot {
+        let macs = |meta: &Meta| meta.macs.iter().map(ToString::to_string).collect();
+        let (keys, peers) = (self.keys.borrow(), self.peers.borrow());
+        Snapshot {
+            incarnation: self.incarnation.max(news.gossip.incarnation),
+            keys: keys.iter().map(|key| snapshot::hex(key.bytes())).collect(),
+            peers: peers
+                .iter()
+                .map(|(node, address)| (node.to_string(), *address))
+                .collect(),
+            macs: news
+                .gossip
+                .metas
+                .iter()
+                .map(|(node, meta)| (node.to_string(), macs(meta)))
+                .collect(),
+            claims,
+            status: status.clone(),
+            // When, and of which boot, is filled in when it is written.
+            ..Snapshot::default()
+        }
+    }
+
     fn tell_speakers(&self, news: &News) {
         let candidacies = news.decision.plan.candidacies.iter();
         let mut contents: Contents = candidacies
@@ -168,11 +149,7 @@ impl Outlets {
             }
             .encode(),
         );
-        self.contents.send_if_modified(|known| {
-            let changed = *known != contents;
-            *known = contents;
-            changed
-        });
+        replace(&self.contents, contents);
     }
 
     fn tell_agent(&self, news: &News, announcing: BTreeSet<IpAddr>, withdrawn: bool) {
@@ -181,17 +158,13 @@ impl Outlets {
             .speakers
             .iter()
             .filter(|mac| !news.links.values().any(|link| link.mac == **mac));
-        let new = SpeakerReport {
+        let report = SpeakerReport {
             withdrawn,
             announcing,
             owners: news.listed.then(|| owners(news)),
             fellows: fellows.map(ToString::to_string).collect(),
         };
-        self.report.send_if_modified(|known| {
-            let changed = *known != new;
-            *known = new;
-            changed
-        });
+        replace(&self.report, report);
     }
 
     fn gossip_state(&self, news: &News) -> GossipState {
@@ -203,7 +176,7 @@ impl Outlets {
             .map(ToString::to_string)
             .collect();
         let alive = news.gossip.live.len().saturating_sub(1);
-        let settled = self.started.elapsed() >= ISOLATED.max(LONE);
+        let settled = self.started.elapsed() >= ISOLATED;
         let problem = if self.keys.borrow().is_empty() {
             "NoGossipKey: the Secret with the key that speakers share has not been read".to_owned()
         } else if alive == 0 && !missing.is_empty() && settled {

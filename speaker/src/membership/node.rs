@@ -26,7 +26,7 @@ const KEEP: Duration = Duration::from_secs(60);
 /// Start numbers are in microseconds, so this is a second.
 const STRIDES: u64 = 1_000_000;
 /// Without having heard from any other node, a new speaker counts as informed after this time.
-pub const LONE: Duration = Duration::from_secs(3);
+const LONE: Duration = Duration::from_secs(3);
 
 /// One speaker.
 pub struct Node {
