@@ -18,7 +18,7 @@ use crate::datapath::Memory;
 use crate::disputes;
 use crate::health::{Timing, Verdicts};
 use crate::index::Index;
-use crate::l2::{Conflict, Entry, Mac, Sightings, Table, Wanted};
+use crate::l2::{Conflict, Entry, Mac, Table, Wanted};
 use crate::links::{Links, interfaces};
 use crate::membership::node::View;
 use crate::snapshot::{Claim, Snapshot};
@@ -40,10 +40,8 @@ pub struct Inputs<'a> {
     pub verdicts: &'a Verdicts,
     /// What the gossip says.
     pub gossip: &'a View,
-    /// What was seen on the wire.
-    pub sightings: &'a Sightings,
-    /// Since when the gossip does not reach the speakers that it does not reach.
-    pub lost: &'a BTreeMap<NodeName, Instant>,
+    /// What the wire says, beside the gossip.
+    pub disputes: &'a disputes::Known<'a>,
     /// What is announced now.
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// Since when candidacies of this node have been out.
@@ -174,7 +172,7 @@ fn continued(claim: &Claim, inputs: &Inputs) -> Evaluation {
 
 /// What follows from the evaluations once the other speakers' records and the wire are looked at.
 fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> Decision {
-    let disputes = inputs.disputes();
+    let disputes = inputs.disputes;
     for (address, evaluation) in &mut evaluations {
         let policy = evaluation.outcome.as_ref().map(|candidate| candidate.conflict);
         if let Some(refusal) = policy.ok().and_then(|policy| disputes.refusal(*address, policy)) {
@@ -205,7 +203,6 @@ fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> De
         .flat_map(|meta| meta.macs.iter().copied())
         .collect();
     speakers.extend(inputs.links.values().map(|link| link.mac));
-    let conflicts = disputes.conflicts();
     Decision {
         contested: plan.held.keys().copied().filter(rival).collect(),
         plan,
@@ -214,27 +211,12 @@ fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> De
             .flat_map(|candidate| candidate.interfaces)
             .collect(),
         speakers,
-        conflicts: conflicts
-            .into_iter()
-            .filter_map(|address| Some((address, inputs.sightings.conflicts.get(&address)?.clone())))
-            .filter(|(address, _)| evaluations.contains_key(address))
+        conflicts: evaluations
+            .keys()
+            .filter_map(|address| Some((*address, disputes.conflict(*address)?.clone())))
             .collect(),
         evaluations,
         ..Decision::default()
-    }
-}
-
-impl<'a> Inputs<'a> {
-    /// What the wire says, beside the gossip.
-    pub fn disputes(&self) -> disputes::Known<'a> {
-        disputes::Known {
-            me: self.me,
-            sightings: self.sightings,
-            gossip: self.gossip,
-            lost: self.lost,
-            held: self.held,
-            now: self.now,
-        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! | another speaker that the gossip reaches | announces it | goes on: the election settles it |
 //! | another speaker that the gossip does not reach | announces it | the larger rendezvous hash stays, the other stops |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use fairlead_core::config::ConflictPolicy;
 use fairlead_core::model::NodeName;
 use fairlead_core::reason::{Reason, Refusal};
 
-use crate::l2::{Mac, Sightings};
+use crate::l2::{Conflict, Mac, Sightings};
 use crate::membership::node::View;
 
 /// A stranger that was not seen for so long is gone.
@@ -48,12 +48,7 @@ pub struct Known<'a> {
 impl Known<'_> {
     /// Why this node must not announce an address for which it has passed everything else, if it must not.
     pub fn refusal(&self, address: IpAddr, policy: ConflictPolicy) -> Option<Refusal> {
-        if let Some(conflict) = self
-            .sightings
-            .conflicts
-            .get(&address)
-            .filter(|c| self.now < c.last + STRANGER)
-        {
+        if let Some(conflict) = self.conflict(address) {
             let records = self
                 .gossip
                 .records
@@ -99,14 +94,10 @@ impl Known<'_> {
             .map(|(node, _)| node)
     }
 
-    /// Conflicts that hold at present.
-    pub fn conflicts(&self) -> BTreeSet<IpAddr> {
-        let present = self
-            .sightings
-            .conflicts
-            .iter()
-            .filter(|(_, conflict)| self.now < conflict.last + STRANGER);
-        present.map(|(address, _)| *address).collect()
+    /// A stranger that uses the address at present.
+    pub fn conflict(&self, address: IpAddr) -> Option<&Conflict> {
+        let known = self.sightings.conflicts.get(&address);
+        known.filter(|conflict| self.now < conflict.last + STRANGER)
     }
 
     /// When the next of all this ends by itself.
@@ -124,12 +115,12 @@ impl Known<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use fairlead_core::announce::{Candidacy, Record};
 
     use super::*;
-    use crate::l2::Conflict;
     use crate::membership::wire::Meta;
 
     const STRANGE: Mac = Mac([2, 0, 0, 0, 0, 9]);

@@ -29,6 +29,7 @@ use self::outlets::Outlets;
 use self::start::{Progress, Start};
 use crate::datapath::Memory;
 use crate::decide::{Decision, Inputs, decide, go_on};
+use crate::disputes;
 use crate::health::{self, Health};
 use crate::index::{Index, follow_all};
 use crate::l2::{Announcer, Sightings};
@@ -296,6 +297,7 @@ impl Speaker {
             .map(|node| (node.clone(), self.lost.get(node).copied().unwrap_or(now)))
             .collect();
         self.insist(known, now);
+        let disputes = self.disputes(known, now);
         let verdicts = self.health.verdicts().borrow().clone();
         let inputs = Inputs {
             me: &self.settings.me,
@@ -304,8 +306,7 @@ impl Speaker {
             data_path: &self.data_path,
             verdicts: &verdicts,
             gossip: &known.gossip,
-            sightings: &known.sightings,
-            lost: &self.lost,
+            disputes: &disputes,
             held: &self.held,
             offered: &self.offered,
             eligible_since: &self.eligible_since,
@@ -324,7 +325,7 @@ impl Speaker {
             } else {
                 go_on(&self.before, &inputs)
             };
-            (listed, decision, inputs.disputes().wake())
+            (listed, decision, disputes.wake())
         });
         let targets = decision.targets(self.settings.health.timing);
         self.health.apply(&targets);
@@ -340,17 +341,21 @@ impl Speaker {
         self.act(decision, shared, links, known, listed, wake)
     }
 
-    /// A speaker that the gossip does not reach announces what this node announces, and this node is the one that keeps it:
-    /// a higher claim announces it once more.
-    fn insist(&mut self, known: &Known, now: Instant) {
-        let disputes = crate::disputes::Known {
+    fn disputes<'a>(&'a self, known: &'a Known, now: Instant) -> disputes::Known<'a> {
+        disputes::Known {
             me: &self.settings.me,
             sightings: &known.sightings,
             gossip: &known.gossip,
             lost: &self.lost,
             held: &self.held,
             now,
-        };
+        }
+    }
+
+    /// A speaker that the gossip does not reach announces what this node announces, and this node is the one that keeps it:
+    /// a higher claim announces it once more.
+    fn insist(&mut self, known: &Known, now: Instant) {
+        let disputes = self.disputes(known, now);
         let wins = |address: &IpAddr| {
             disputes
                 .unreachable_fellow(*address)

@@ -1,4 +1,5 @@
 use super::*;
+use crate::l2::Sightings;
 use crate::membership::wire::Meta;
 use fairlead_core::announce::{Candidacy, Record, Verdict};
 use fairlead_core::config::{Health, RawAdvertisement, RawPool};
@@ -182,8 +183,14 @@ fn decided(world: &World, run: &Run) -> Decision {
             data_path: &data_path,
             verdicts: &Verdicts::from([(ProbeTarget::Proxy { address: vip(11) }, run.verdict.clone())]),
             gossip: &world.gossip,
-            sightings: &run.sightings,
-            lost: &BTreeMap::new(),
+            disputes: &disputes::Known {
+                me: &"me".into(),
+                sightings: &run.sightings,
+                gossip: &world.gossip,
+                lost: &BTreeMap::new(),
+                held: &run.held,
+                now,
+            },
             held: &run.held,
             offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
             eligible_since: &BTreeMap::new(),
