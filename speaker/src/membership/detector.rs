@@ -122,9 +122,14 @@ impl Detector {
         }
     }
 
-    /// The nodes that may have a speaker, this one excluded.
+    /// These nodes may have a speaker. This one is not among them.
     pub fn set_peers(&mut self, peers: BTreeSet<NodeName>) {
         self.peers = peers;
+    }
+
+    /// The nodes that may have a speaker, this one excluded.
+    pub fn peers(&self) -> &BTreeSet<NodeName> {
+        &self.peers
     }
 
     /// The other nodes that are alive.
@@ -164,14 +169,19 @@ impl Detector {
 
     /// Says farewell to everybody.
     pub fn leave(&mut self) {
-        let farewell = Message::Obituary(self.foca.identity().clone(), 0);
-        self.out
-            .extend(self.live.keys().map(|node| (node.clone(), farewell.clone())));
+        self.tell_all(&Message::Obituary(self.foca.identity().clone(), 0));
+    }
+
+    fn tell_all(&mut self, message: &Message) {
+        let told = self.live.keys().map(|node| (node.clone(), message.clone()));
+        self.out.extend(told);
     }
 
     /// Takes in a message of another speaker's detector.
-    pub fn receive(&mut self, message: &[u8], now: Duration) {
-        if let Ok(header) = Codec.decode_header(message) {
+    pub fn receive(&mut self, from: &NodeName, message: &[u8], now: Duration) {
+        if !self.live.contains_key(from)
+            && let Ok(header) = Codec.decode_header(message)
+        {
             self.correct(&header.src);
         }
         self.with(now, |foca, runtime| foca.handle_data(message, runtime));
@@ -180,9 +190,6 @@ impl Detector {
     /// A process that counts itself as earlier than one of its node that is known to be dead is told of that one, since
     /// nobody takes it for alive until it has a later number.
     fn correct(&mut self, from: &Identity) {
-        if self.live.contains_key(&from.node) {
-            return;
-        }
         let later = |known: &&Identity| known.node == from.node && known.start > from.start;
         let known = self.foca.iter_membership_state().map(Member::id).filter(later);
         if let Some(known) = known.max().cloned() {
@@ -240,32 +247,26 @@ impl Detector {
         self.measure(now);
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             let pending = entry.remove();
-            if let Timer::ChangeSuspectToDown { .. } = &pending.timer {
-                let due = pending.submitted + self.stretched();
-                if due > now {
-                    self.schedule(due, pending);
-                    continue;
-                }
-            }
-            let found = matches!(&pending.timer, Timer::ChangeSuspectToDown { .. });
-            let before: BTreeSet<NodeName> = self.live.keys().cloned().collect();
-            let timer = pending.timer;
-            let about = match &timer {
-                Timer::ChangeSuspectToDown {
-                    member_id,
-                    incarnation,
-                    ..
-                } => Some((member_id.clone(), *incarnation)),
-                _ => None,
+            let Timer::ChangeSuspectToDown {
+                member_id,
+                incarnation,
+                ..
+            } = &pending.timer
+            else {
+                self.with(now, |foca, runtime| foca.handle_timer(pending.timer, runtime));
+                continue;
             };
-            self.with(now, |foca, runtime| foca.handle_timer(timer, runtime));
-            if let Some((dead, incarnation)) = about.filter(|_| found) {
-                self.suspects.remove(&dead);
-                if before.contains(&dead.node) && !self.live.contains_key(&dead.node) {
-                    let told = Message::Obituary(dead, incarnation);
-                    self.out
-                        .extend(self.live.keys().map(|node| (node.clone(), told.clone())));
-                }
+            let due = pending.submitted + self.stretched();
+            if due > now {
+                self.schedule(due, pending);
+                continue;
+            }
+            let (dead, incarnation) = (member_id.clone(), *incarnation);
+            let lived = self.live.contains_key(&dead.node);
+            self.with(now, |foca, runtime| foca.handle_timer(pending.timer, runtime));
+            self.suspects.remove(&dead);
+            if lived && !self.live.contains_key(&dead.node) {
+                self.tell_all(&Message::Obituary(dead, incarnation));
             }
         }
         self.accuse(now);
@@ -401,20 +402,19 @@ impl Detector {
             );
         }
         // The library's own list is the truth; its notifications, of one identity each, are not.
-        let now_live = self.foca.iter_members();
-        let now_live: BTreeMap<NodeName, Identity> = now_live
+        let known = |member: &Member<Identity>| self.live.get(&member.id().node) == Some(member.id());
+        if self.foca.num_members() == self.live.len() && self.foca.iter_members().all(known) {
+            return;
+        }
+        let live: BTreeMap<NodeName, Identity> = self
+            .foca
+            .iter_members()
             .map(|member| (member.id().node.clone(), member.id().clone()))
             .collect();
-        if now_live != self.live {
-            let gone = self
-                .live
-                .keys()
-                .filter(|node| !now_live.contains_key(*node))
-                .count();
-            self.counts.deaths += gone as u64;
-            self.live = now_live;
-            self.version += 1;
-        }
+        let gone = self.live.keys().filter(|node| !live.contains_key(*node)).count();
+        self.counts.deaths += gone as u64;
+        self.live = live;
+        self.version += 1;
     }
 
     fn schedule(&mut self, due: Duration, pending: Pending) {

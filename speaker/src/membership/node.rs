@@ -34,7 +34,6 @@ pub struct Node {
     detector: Detector,
     replica: Replica,
     contents: BTreeMap<Key, Vec<u8>>,
-    peers: BTreeSet<NodeName>,
     /// Has anybody said which nodes there are?
     acquainted: bool,
     told: BTreeMap<NodeName, Duration>,
@@ -87,7 +86,6 @@ impl Node {
             replica: Replica::new(me.clone(), start),
             me,
             contents: BTreeMap::new(),
-            peers: BTreeSet::new(),
             acquainted: false,
             told: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -106,9 +104,8 @@ impl Node {
     /// The nodes of the cluster.
     pub fn set_peers(&mut self, mut peers: BTreeSet<NodeName>) {
         peers.remove(&self.me);
-        self.detector.set_peers(peers.clone());
-        self.changes += u64::from(peers != self.peers);
-        self.peers = peers;
+        self.changes += u64::from(peers != *self.detector.peers());
+        self.detector.set_peers(peers);
         self.acquainted = true;
     }
 
@@ -131,7 +128,7 @@ impl Node {
         };
         let alive = self.detector.live().count();
         match message {
-            Message::Swim(bytes) => self.detector.receive(&bytes, now),
+            Message::Swim(bytes) => self.detector.receive(from, &bytes, now),
             Message::Delta(delta) => self.take(from, delta, now),
             Message::Digest(theirs) => {
                 if theirs == self.replica.digest() {
@@ -269,15 +266,16 @@ impl Node {
             }
             self.forget(now);
         }
-        if (self.acquainted && self.peers.is_empty()) || now >= self.started + LONE {
+        if (self.acquainted && self.detector.peers().is_empty()) || now >= self.started + LONE {
             self.inform();
         }
     }
 
     fn forget(&mut self, now: Duration) {
         let live: BTreeSet<&NodeName> = self.detector.live().collect();
-        let strange =
-            |node: &&NodeName| **node != self.me && !live.contains(*node) && !self.peers.contains(*node);
+        let strange = |node: &&NodeName| {
+            **node != self.me && !live.contains(*node) && !self.detector.peers().contains(*node)
+        };
         let strangers: BTreeSet<NodeName> = self
             .replica
             .records()
@@ -317,7 +315,7 @@ impl Node {
     /// What the gossip says now.
     pub fn view(&self) -> View {
         let mut live: BTreeSet<NodeName> = self.detector.live().cloned().collect();
-        let missing = self.peers.difference(&live).cloned().collect();
+        let missing = self.detector.peers().difference(&live).cloned().collect();
         live.insert(self.me.clone());
         View {
             incarnation: self.replica.incarnation(),

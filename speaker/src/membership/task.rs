@@ -139,6 +139,8 @@ struct Task {
     sessions: Sessions,
     node: Node,
     socket: UdpSocket,
+    /// The socket is of both families.
+    both: bool,
     port: u16,
     peers: Peers,
     began: Instant,
@@ -160,6 +162,7 @@ impl Task {
                 seed,
                 Duration::ZERO,
             ),
+            both: socket.local_addr().is_ok_and(|local| local.is_ipv6()),
             socket,
             port: settings.port,
             peers: Peers::new(),
@@ -286,15 +289,20 @@ impl Task {
 
     fn datagram(&self, bytes: &[u8], to: SocketAddr) {
         // Never waits: what the interface has no room for is lost, as on the wire.
-        match self
-            .socket
-            .try_send_to(bytes, mapped(to, self.socket.local_addr().ok()))
-        {
+        match self.socket.try_send_to(bytes, self.mapped(to)) {
             Ok(_) => self.count("sent", bytes.len()),
             Err(error) => {
                 debug!(%to, %error, "cannot send");
                 self.count("failed", bytes.len());
             }
+        }
+    }
+
+    /// For a socket of both families, an IPv4 address as it wants it.
+    fn mapped(&self, to: SocketAddr) -> SocketAddr {
+        match to.ip() {
+            IpAddr::V4(v4) if self.both => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
+            _ => to,
         }
     }
 
@@ -333,14 +341,6 @@ impl Task {
             self.version = version;
             view.send_replace(self.node.view());
         }
-    }
-}
-
-/// For a socket of both families, an IPv4 address as it wants it.
-fn mapped(to: SocketAddr, local: Option<SocketAddr>) -> SocketAddr {
-    match (to.ip(), local) {
-        (IpAddr::V4(v4), Some(SocketAddr::V6(_))) => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
-        _ => to,
     }
 }
 
