@@ -19,6 +19,7 @@ mod simulation;
 pub use election::{elect, highest_claim, rendezvous_hash};
 pub use eligibility::{
     Candidate, DataPath, Evaluation, Interface, ProbeTarget, Verdict, View, evaluate, group_slices,
+    programmed,
 };
 pub use plan::{Hold, Input, Losing, Plan, SETTLE, Standing, YIELD_LIMIT, has_rival, plan};
 pub use record::{Candidacy, LAST_RESORT, Record, Records};

@@ -8,6 +8,7 @@ pub mod config;
 pub mod delta;
 pub mod endpoints;
 pub mod forward;
+pub mod hash;
 pub mod ipam;
 pub mod model;
 pub mod ownership;

@@ -6,8 +6,8 @@ use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::{
-    self as eligibility, Candidate, DataPath, Evaluation, Hold, Input, Plan, ProbeTarget, Standing, Verdict,
-    evaluate, group_slices, has_rival, plan,
+    self as eligibility, Candidate, Evaluation, Hold, Input, Plan, ProbeTarget, Standing, Verdict, evaluate,
+    group_slices, has_rival, plan, programmed,
 };
 use fairlead_core::config::{ConflictPolicy, compile};
 use fairlead_core::model::{Family, NodeName, ServiceKey};
@@ -128,7 +128,6 @@ pub fn go_on(snapshot: &Snapshot, inputs: &Inputs) -> Decision {
 }
 
 fn continued(claim: &Claim, inputs: &Inputs) -> Evaluation {
-    let probes: BTreeSet<ProbeTarget> = claim.probes.iter().map(ProbeTarget::from).collect();
     let interfaces = claim
         .interfaces
         .iter()
@@ -141,32 +140,26 @@ fn continued(claim: &Claim, inputs: &Inputs) -> Evaluation {
         ..Candidate::default()
     };
     let data_path = inputs.data_path.verdicts([claim.address], inputs.now);
+    let failed = claim
+        .probes
+        .iter()
+        .find_map(|probe| match inputs.verdicts.get(probe) {
+            Some(Verdict::Pass) => None,
+            Some(Verdict::Fail(message)) => Some(message.as_str()),
+            Some(Verdict::Pending) | None => Some("the first probe is not answered yet"),
+        });
     let refuse = |reason, message: &str| Err(Refusal::new(reason, message));
     let outcome = if candidate.interfaces.is_empty() {
         refuse(Reason::NoInterface, "no interface that it was announced on is up")
     } else {
-        match data_path.get(&claim.address) {
-            Some(DataPath::Programmed) => {
-                let failed = probes.iter().find_map(|probe| match inputs.verdicts.get(probe) {
-                    Some(Verdict::Pass) => None,
-                    Some(Verdict::Fail(message)) => Some(message.as_str()),
-                    Some(Verdict::Pending) | None => Some("the first probe is not answered yet"),
-                });
-                failed.map_or(Ok(candidate), |message| refuse(Reason::ProbeFailed, message))
-            }
-            Some(DataPath::Stale(message)) => refuse(Reason::DataPathStale, message),
-            Some(DataPath::NotProgrammed(message)) => refuse(Reason::DataPathNotProgrammed, message),
-            None => refuse(
-                Reason::DataPathNotProgrammed,
-                "the node agent has not reported this address",
-            ),
-        }
+        programmed(data_path.get(&claim.address))
+            .and_then(|()| failed.map_or(Ok(candidate), |message| refuse(Reason::ProbeFailed, message)))
     };
     Evaluation {
         services: claim.services.clone(),
         outcome,
-        probes,
-        health: claim.health.into(),
+        probes: claim.probes.clone(),
+        health: claim.health,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The file lies in memory (`/run`), so it does not outlive the boot, and is used for a day at the most. It never starts
 //! anything: it only lets a process go on with the claims of the one before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use fairlead_api::NodeStateStatus;
 use fairlead_core::announce::{Candidacy, Hold, ProbeTarget};
 use fairlead_core::config::Health;
-use fairlead_core::model::{Family, NodeName, ServiceKey};
+use fairlead_core::model::{NodeName, ServiceKey};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -72,112 +72,10 @@ pub struct Claim {
     /// The interfaces it was announced on.
     pub interfaces: Vec<String>,
     /// What was probed.
-    pub probes: Vec<Probe>,
-    /// How often, in milliseconds, and the other settings of its pool.
+    pub probes: BTreeSet<ProbeTarget>,
+    /// How: the settings of its pool.
     #[serde(default)]
-    pub health: Settings,
-}
-
-/// [`Health`] as it is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Settings {
-    interval_ms: Option<u64>,
-    timeout_ms: Option<u64>,
-    failure: Option<u32>,
-    success: Option<u32>,
-}
-
-impl From<Health> for Settings {
-    fn from(health: Health) -> Self {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            interval_ms: health.interval.map(ms),
-            timeout_ms: health.timeout.map(ms),
-            failure: health.failure,
-            success: health.success,
-        }
-    }
-}
-
-impl From<Settings> for Health {
-    fn from(settings: Settings) -> Self {
-        Self {
-            interval: settings.interval_ms.map(Duration::from_millis),
-            timeout: settings.timeout_ms.map(Duration::from_millis),
-            failure: settings.failure,
-            success: settings.success,
-        }
-    }
-}
-
-/// A [`ProbeTarget`] as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind")]
-pub enum Probe {
-    /// A health-check node port.
-    Service {
-        /// The Service.
-        service: ServiceKey,
-        /// Where.
-        address: IpAddr,
-        /// Its port.
-        port: u16,
-    },
-    /// The service proxy.
-    Proxy {
-        /// Where.
-        address: IpAddr,
-    },
-    /// The node agent.
-    Agent {
-        /// The Service.
-        service: ServiceKey,
-        /// An IPv6 address is announced.
-        six: bool,
-    },
-}
-
-impl From<&ProbeTarget> for Probe {
-    fn from(target: &ProbeTarget) -> Self {
-        match target.clone() {
-            ProbeTarget::Service {
-                service,
-                address,
-                port,
-            } => Self::Service {
-                service,
-                address,
-                port,
-            },
-            ProbeTarget::Proxy { address } => Self::Proxy { address },
-            ProbeTarget::Agent { service, family } => Self::Agent {
-                service,
-                six: family == Family::V6,
-            },
-        }
-    }
-}
-
-impl From<&Probe> for ProbeTarget {
-    fn from(probe: &Probe) -> Self {
-        match probe.clone() {
-            Probe::Service {
-                service,
-                address,
-                port,
-            } => Self::Service {
-                service,
-                address,
-                port,
-            },
-            Probe::Proxy { address } => Self::Proxy { address },
-            Probe::Agent { service, six } => Self::Agent {
-                service,
-                family: if six { Family::V6 } else { Family::V4 },
-            },
-        }
-    }
+    pub health: Health,
 }
 
 impl Snapshot {
@@ -344,6 +242,8 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use fairlead_core::model::Family;
+
     use super::*;
 
     fn snapshot() -> Snapshot {
@@ -363,20 +263,23 @@ mod tests {
                 preempts: false,
                 services: vec![service.clone()],
                 interfaces: vec!["eth0".to_owned()],
-                probes: vec![
-                    Probe::Service {
+                probes: BTreeSet::from([
+                    ProbeTarget::Service {
                         service: service.clone(),
                         address: IpAddr::from([192, 0, 2, 1]),
                         port: 31000,
                     },
-                    Probe::Proxy {
+                    ProbeTarget::Proxy {
                         address: IpAddr::from([192, 0, 2, 1]),
                     },
-                    Probe::Agent { service, six: true },
-                ],
-                health: Settings {
-                    interval_ms: Some(300),
-                    ..Settings::default()
+                    ProbeTarget::Agent {
+                        service,
+                        family: Family::V6,
+                    },
+                ]),
+                health: Health {
+                    interval: Some(Duration::from_millis(300)),
+                    ..Health::default()
                 },
             }],
             status: NodeStateStatus::default(),
@@ -414,7 +317,8 @@ mod tests {
     fn targets_keys_and_claims_survive_the_round_trip() {
         let snapshot = snapshot();
         for probe in &snapshot.claims[0].probes {
-            assert_eq!(Probe::from(&ProbeTarget::from(probe)), *probe);
+            let text = serde_json::to_string(probe).unwrap();
+            assert_eq!(serde_json::from_str::<ProbeTarget>(&text).unwrap(), *probe);
         }
         assert_eq!(unhex(&snapshot.keys[0]), Some(vec![0, 255, 16]));
         for bad in ["0", "0g", "zz"] {
@@ -432,7 +336,8 @@ mod tests {
             snapshot.metas()[&NodeName::from("node2")].macs,
             ["02:00:5e:00:53:01".parse().unwrap()]
         );
-        let health = Health::from(snapshot.claims[0].health);
+        let text = serde_json::to_string(&snapshot.claims[0].health).unwrap();
+        let health: Health = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (health.interval, health.timeout),
             (Some(Duration::from_millis(300)), None)

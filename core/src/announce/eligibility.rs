@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ConflictPolicy, Health};
 use crate::endpoints::Endpoints;
@@ -51,7 +52,8 @@ pub enum Verdict {
 }
 
 /// What has to be probed for an address. Addresses that need the same probe share it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
 pub enum ProbeTarget {
     /// `http://<address>:<port>/healthz`, the health-check node port of one Service.
     Service {
@@ -197,19 +199,7 @@ fn filter(
     let interfaces = offers::interfaces(address, &selected)?;
     node_takes_part(view.me, node)?;
     let services = served(view, address, owner)?;
-    match view.data_path.get(&address) {
-        Some(DataPath::Programmed) => {}
-        Some(DataPath::Stale(message)) => return refuse(Reason::DataPathStale, message.clone()),
-        Some(DataPath::NotProgrammed(message)) => {
-            return refuse(Reason::DataPathNotProgrammed, message.clone());
-        }
-        None => {
-            return refuse(
-                Reason::DataPathNotProgrammed,
-                "the node agent has not reported this address",
-            );
-        }
-    }
+    programmed(view.data_path.get(&address))?;
     let mut questions = Vec::new();
     for service in services {
         questions.push((&service.key, probe_target(address, service, node)?));
@@ -224,6 +214,22 @@ fn filter(
         preempt_after,
         conflict: offers::conflict(&selected),
     })
+}
+
+/// Refuses an address of which this is known, unless it is in the kernel.
+///
+/// # Errors
+/// The reason.
+pub fn programmed(data_path: Option<&DataPath>) -> Result<(), Refusal> {
+    match data_path {
+        Some(DataPath::Programmed) => Ok(()),
+        Some(DataPath::Stale(message)) => refuse(Reason::DataPathStale, message.clone()),
+        Some(DataPath::NotProgrammed(message)) => refuse(Reason::DataPathNotProgrammed, message.clone()),
+        None => refuse(
+            Reason::DataPathNotProgrammed,
+            "the node agent has not reported this address",
+        ),
+    }
 }
 
 fn refuse<T>(reason: Reason, message: impl Into<String>) -> Result<T, Refusal> {

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::duration;
 
 /// From the start of one probe to the start of the next.
@@ -26,7 +28,8 @@ pub struct RawHealth {
 }
 
 /// How the addresses of a pool are probed; what is `None` is as the speaker's flags say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Health {
     /// From the start of one probe to the start of the next: 100 ms to 60 s.
     pub interval: Option<Duration>,

@@ -24,7 +24,7 @@ use crate::membership::task::{Contents, Peers};
 use crate::membership::wire::{Key, Meta, encode_candidacy};
 use crate::metrics::Metrics;
 use crate::publish::Desired;
-use crate::snapshot::{self, Claim, Probe, Snapshot};
+use crate::snapshot::{self, Claim, Snapshot};
 use crate::status::{Since, render};
 
 /// From when on it is said that no other speaker is heard: it may take others as long to start as this one.
@@ -244,8 +244,8 @@ fn claims(news: &News, before: Option<&Snapshot>) -> Vec<Claim> {
                     .map(|claim| claim.interfaces.clone())
                     .unwrap_or_default(),
             },
-            probes: evaluation.probes.iter().map(Probe::from).collect(),
-            health: evaluation.health.into(),
+            probes: evaluation.probes.clone(),
+            health: evaluation.health,
         })
     };
     news.decision.plan.candidacies.iter().filter_map(claim).collect()

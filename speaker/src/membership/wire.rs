@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use fairlead_core::announce::Candidacy;
+use fairlead_core::hash::{FNV_OFFSET, fnv1a};
 use fairlead_core::model::NodeName;
 
 use super::identity::Identity;
@@ -450,8 +451,7 @@ impl Delta {
 
 /// Stands for a node name where the name would be long: FNV-1a of 64 bits.
 pub fn name_hash(name: &NodeName) -> u64 {
-    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fold)
+    fnv1a(FNV_OFFSET, name.as_str().as_bytes())
 }
 
 #[cfg(test)]

@@ -187,11 +187,6 @@ impl Sessions {
         }
     }
 
-    /// The newest key, which is not yet in use with peers that do not have it.
-    pub fn newest_key(&self) -> Option<KeyId> {
-        self.ring.newest().map(Key::id)
-    }
-
     /// The nodes that may have sessions; this node itself may be among them. Those that are no more are forgotten.
     pub fn set_peers<'a>(&mut self, names: impl IntoIterator<Item = &'a NodeName>) {
         let mut before = std::mem::take(&mut self.peers);
