@@ -5,6 +5,7 @@
 
 pub mod build;
 pub mod driver;
+pub mod netlink;
 pub mod render;
 pub mod ruleset;
 

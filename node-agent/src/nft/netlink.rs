@@ -1,0 +1,14 @@
+//! nf_tables by netlink, without the `nft` program: what nft(8) would send, sent by ourselves.
+//!
+//! `attr` and `message` are the grammar, `expr`, `object` and `udata` the words, `batch` puts a transaction together,
+//! `socket` carries it out and asks, `error` says in words what the kernel refused, `dump` reads tables, `watch` tells
+//! when somebody else changes ours. None of that knows what our table is for.
+
+pub mod attr;
+pub mod batch;
+pub mod error;
+pub mod expr;
+pub mod message;
+pub mod object;
+pub mod socket;
+mod udata;
