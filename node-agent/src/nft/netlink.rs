@@ -6,9 +6,13 @@
 
 pub mod attr;
 pub mod batch;
+pub mod dump;
 pub mod error;
 pub mod expr;
+pub mod handover;
 pub mod message;
 pub mod object;
+mod program;
 pub mod socket;
 mod udata;
+pub mod watch;

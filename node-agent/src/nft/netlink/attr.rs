@@ -102,7 +102,10 @@ impl<'a> Attribute<'a> {
     /// # Errors
     /// When it has another length.
     pub fn number(&self) -> Result<u32, Malformed> {
-        self.value.try_into().map(u32::from_be_bytes).map_err(|_| Malformed)
+        self.value
+            .try_into()
+            .map(u32::from_be_bytes)
+            .map_err(|_| Malformed)
     }
 
     /// A number of 64 bits.
@@ -110,7 +113,10 @@ impl<'a> Attribute<'a> {
     /// # Errors
     /// When it has another length.
     pub fn long(&self) -> Result<u64, Malformed> {
-        self.value.try_into().map(u64::from_be_bytes).map_err(|_| Malformed)
+        self.value
+            .try_into()
+            .map(u64::from_be_bytes)
+            .map_err(|_| Malformed)
     }
 
     /// A text up to its NUL.
@@ -118,7 +124,11 @@ impl<'a> Attribute<'a> {
     /// # Errors
     /// When it is not UTF-8.
     pub fn text(&self) -> Result<&'a str, Malformed> {
-        let end = self.value.iter().position(|b| *b == 0).unwrap_or(self.value.len());
+        let end = self
+            .value
+            .iter()
+            .position(|b| *b == 0)
+            .unwrap_or(self.value.len());
         std::str::from_utf8(&self.value[..end]).map_err(|_| Malformed)
     }
 
@@ -207,7 +217,9 @@ mod tests {
         });
         assert_eq!(
             buffer,
-            [20, 0, 4, 0x80, 7, 0, 1, 0, b'c', b't', 0, 0, 8, 0, 2, 0, 0, 0, 0, 7]
+            [
+                20, 0, 4, 0x80, 7, 0, 1, 0, b'c', b't', 0, 0, 8, 0, 2, 0, 0, 0, 0, 7
+            ]
         );
         let outer = Attributes::new(&buffer).need(4).unwrap();
         assert_eq!(outer.nested().need(1).unwrap().text(), Ok("ct"));

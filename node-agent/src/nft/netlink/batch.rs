@@ -161,23 +161,18 @@ impl Batch {
 
     /// Adds a rule at the end of a chain.
     pub fn add_rule(&mut self, table: Table, chain: &str, expressions: &[Expr], comment: Option<&str>) {
-        self.about(
-            kind::NEW_RULE,
-            flag::CREATE | flag::APPEND,
-            table.family,
-            |w| {
-                w.text(1, table.name);
-                w.text(2, chain);
-                w.nest(4, |w| {
-                    for expression in expressions {
-                        expression.write(w);
-                    }
-                });
-                if let Some(comment) = comment {
-                    w.bytes(7, &udata::comment(comment));
+        self.about(kind::NEW_RULE, flag::CREATE | flag::APPEND, table.family, |w| {
+            w.text(1, table.name);
+            w.text(2, chain);
+            w.nest(4, |w| {
+                for expression in expressions {
+                    expression.write(w);
                 }
-            },
-        );
+            });
+            if let Some(comment) = comment {
+                w.bytes(7, &udata::comment(comment));
+            }
+        });
     }
 
     /// Adds a set or map; it may be there already, if it is the same.

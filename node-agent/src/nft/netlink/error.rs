@@ -212,7 +212,9 @@ pub(crate) fn task(sent: &[u8], offset: Option<usize>) -> Task {
 
 /// The key of the element at or around an offset of a message.
 fn key_at(sent: &[u8], offset: usize) -> Option<Vec<u8>> {
-    let list = Attributes::new(sent.get(HEADERS..)?).find(elements::LIST).ok()??;
+    let list = Attributes::new(sent.get(HEADERS..)?)
+        .find(elements::LIST)
+        .ok()??;
     let mut at = list.value.as_ptr() as usize - sent.as_ptr() as usize;
     for element in list.nested().flatten() {
         let end = at + super::attr::aligned(element.value.len() + 4);
@@ -247,10 +249,7 @@ mod tests {
         let mut batch = Batch::new(None);
         batch.add_elements(table, "vips4", [element(1), element(2), element(3)]);
         let sent = batch.sent(1).unwrap();
-        let key = sent
-            .windows(4)
-            .position(|bytes| bytes == [192, 0, 2, 2])
-            .unwrap();
+        let key = sent.windows(4).position(|bytes| bytes == [192, 0, 2, 2]).unwrap();
         let refusal = Refusal {
             errno: libc::EEXIST,
             said: None,

@@ -36,8 +36,6 @@ pub(crate) mod kind {
     pub const DEL_ELEMENTS: u16 = NFTABLES | 14;
     pub const NEW_GENERATION: u16 = NFTABLES | 15;
     pub const GET_GENERATION: u16 = NFTABLES | 16;
-    pub const NEW_OBJECT: u16 = NFTABLES | 18;
-    pub const DEL_FLOWTABLE: u16 = NFTABLES | 24;
 }
 
 /// Flags of messages: linux/netlink.h.

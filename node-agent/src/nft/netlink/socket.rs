@@ -44,7 +44,9 @@ impl NetlinkSocket {
         // Connected, it takes nothing from other processes.
         let kernel = NetlinkAddr::new(0, 0);
         sys::connect(socket.as_raw_fd(), &kernel).map_err(failed("connect"))?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(socket_error("set up"))?;
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(socket_error("set up"))?;
         Ok(Self {
             port: port(&socket)?,
             socket,
@@ -206,7 +208,8 @@ pub(super) fn open() -> Result<Socket, KernelError> {
 }
 
 fn port(socket: &Socket) -> Result<u32, KernelError> {
-    let address: NetlinkAddr = sys::getsockname(socket.as_raw_fd()).map_err(failed("ask for the number of"))?;
+    let address: NetlinkAddr =
+        sys::getsockname(socket.as_raw_fd()).map_err(failed("ask for the number of"))?;
     Ok(address.pid())
 }
 
@@ -229,7 +232,11 @@ pub(super) fn receive(
 }
 
 #[allow(unsafe_code, reason = "neither socket2 nor nix has the options of netlink")]
-pub(super) fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> Result<(), KernelError> {
+pub(super) fn set_option(
+    socket: &Socket,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), KernelError> {
     // SAFETY: the option's value is an int, which lives through the call; the descriptor is open.
     let result = unsafe {
         libc::setsockopt(

@@ -130,7 +130,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_comment_is_read_again(text in "[ -~]{0,120}") {
-            prop_assert_eq!(read_comment(&comment(&text)), Some(text.as_str()));
+            let record = comment(&text);
+            prop_assert_eq!(read_comment(&record), Some(text.as_str()));
         }
 
         #[test]
