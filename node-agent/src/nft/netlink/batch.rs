@@ -1,7 +1,7 @@
 //! A transaction: messages that the kernel takes all, or none.
 
 use super::attr::Write;
-use super::expr::Expr;
+use super::expr::{Anonymous, Expr};
 use super::message::{self, TableFamily, flag, kind};
 use super::object::{BaseChain, Data, DataSpec, Element, SetSpec, Table, VERDICT_TYPE, length, type_number};
 use super::udata;
@@ -11,6 +11,7 @@ pub(crate) mod elements {
     pub const TABLE: u16 = 1;
     pub const SET: u16 = 2;
     pub const LIST: u16 = 3;
+    pub const SET_ID: u16 = 4;
     pub const KEY: u16 = 1;
     pub const DATA: u16 = 2;
     pub const FLAGS: u16 = 3;
@@ -20,6 +21,8 @@ pub(crate) mod elements {
 
 /// Flags of sets.
 pub(crate) mod set_flag {
+    pub const ANONYMOUS: u32 = 1;
+    pub const CONSTANT: u32 = 2;
     pub const INTERVAL: u32 = 4;
     pub const MAP: u32 = 8;
     pub const TIMEOUT: u32 = 16;
@@ -161,6 +164,10 @@ impl Batch {
 
     /// Adds a rule at the end of a chain.
     pub fn add_rule(&mut self, table: Table, chain: &str, expressions: &[Expr], comment: Option<&str>) {
+        let expressions: Vec<Expr> = expressions
+            .iter()
+            .map(|expression| self.with_set(table, expression))
+            .collect();
         self.about(kind::NEW_RULE, flag::CREATE | flag::APPEND, table.family, |w| {
             w.text(1, table.name);
             w.text(2, chain);
@@ -175,14 +182,50 @@ impl Batch {
         });
     }
 
+    /// Adds the set without a name that an expression needs.
+    fn with_set(&mut self, table: Table, expression: &Expr) -> Expr {
+        let Expr::OneOf(register, set) = expression else {
+            return expression.clone();
+        };
+        let spec = SetSpec::set(Anonymous::NAME, [set.field]);
+        let id = self.put_set(table, &spec, Some(set.values.len() as u32));
+        let element = |value: &Vec<u8>| Element {
+            key: value.clone(),
+            ..Element::default()
+        };
+        let values = set.values.iter().map(element);
+        self.elements(
+            kind::NEW_ELEMENTS,
+            flag::CREATE,
+            table,
+            (&spec.name, Some(id)),
+            values,
+        );
+        Expr::OneOf(
+            *register,
+            Box::new(Anonymous {
+                id,
+                ..(**set).clone()
+            }),
+        )
+    }
+
     /// Adds a set or map; it may be there already, if it is the same.
     pub fn add_set(&mut self, table: Table, spec: &SetSpec) {
+        self.put_set(table, spec, None);
+    }
+
+    /// `anonymous`: it belongs to a rule, and holds so many values.
+    fn put_set(&mut self, table: Table, spec: &SetSpec, anonymous: Option<u32>) -> u32 {
         self.sets += 1;
         let id = self.sets;
         self.about(kind::NEW_SET, flag::CREATE, table.family, |w| {
             w.text(1, table.name);
             w.text(2, &spec.name);
             let mut flags = 0;
+            if anonymous.is_some() {
+                flags |= set_flag::ANONYMOUS | set_flag::CONSTANT;
+            }
             if spec.interval {
                 flags |= set_flag::INTERVAL;
             }
@@ -207,11 +250,12 @@ impl Batch {
                 }
             }
             w.number(10, id);
-            if let Some(size) = spec.dynamic {
+            if let Some(size) = spec.dynamic.or(anonymous) {
                 w.nest(9, |w| w.number(1, size));
             }
             w.bytes(13, &udata::set(spec));
         });
+        id
     }
 
     /// Deletes a set or map, which no rule may use.
@@ -233,12 +277,12 @@ impl Batch {
     /// Adds elements; the kernel refuses those that are there already.
     pub fn add_elements(&mut self, table: Table, set: &str, elements: impl IntoIterator<Item = Element>) {
         let flags = flag::CREATE | flag::EXCLUSIVE;
-        self.elements(kind::NEW_ELEMENTS, flags, table, set, elements);
+        self.elements(kind::NEW_ELEMENTS, flags, table, (set, None), elements);
     }
 
     /// Deletes elements; the kernel refuses those that are not there.
     pub fn delete_elements(&mut self, table: Table, set: &str, elements: impl IntoIterator<Item = Element>) {
-        self.elements(kind::DEL_ELEMENTS, 0, table, set, elements);
+        self.elements(kind::DEL_ELEMENTS, 0, table, (set, None), elements);
     }
 
     fn elements(
@@ -246,7 +290,7 @@ impl Batch {
         kind: u16,
         flags: u16,
         table: Table,
-        set: &str,
+        (set, id): (&str, Option<u32>),
         elements: impl IntoIterator<Item = Element>,
     ) {
         let mut elements = elements.into_iter().peekable();
@@ -254,6 +298,9 @@ impl Batch {
             self.about(kind, flags, table.family, |w| {
                 w.text(elements::TABLE, table.name);
                 w.text(elements::SET, set);
+                if let Some(id) = id {
+                    w.number(elements::SET_ID, id);
+                }
                 w.nest(elements::LIST, |w| {
                     let begun = w.len();
                     while w.len() - begun < LIST_LIMIT {

@@ -89,7 +89,7 @@ impl SetFound {
 
     /// It belongs to a rule, has no name of its own and goes with the rule.
     pub fn is_anonymous(&self) -> bool {
-        self.flags & 1 != 0
+        self.flags & set_flag::ANONYMOUS != 0
     }
 }
 

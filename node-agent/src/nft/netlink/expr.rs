@@ -3,6 +3,7 @@
 
 use super::attr::Write;
 use super::message::TableFamily;
+use super::object::Field;
 
 /// Name and data of an expression in a list.
 const LIST_ELEMENT: u16 = 1;
@@ -164,6 +165,22 @@ pub enum Refusal {
     PortUnreachable,
 }
 
+/// A set that belongs to one rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anonymous {
+    /// What its values are.
+    pub field: Field,
+    /// The values.
+    pub values: Vec<Vec<u8>>,
+    /// Its number in the transaction; a batch fills it in.
+    pub id: u32,
+}
+
+impl Anonymous {
+    /// The kernel puts a number for the last two letters.
+    pub const NAME: &str = "__set%d";
+}
+
 /// An expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
@@ -177,6 +194,8 @@ pub enum Expr {
     SetMark(Register),
     /// What kind the source address is of, to the routing table.
     SourceType(Register),
+    /// By which interface an answer to the source address leaves, to the routing table.
+    SourceInterface(Register),
     /// A random number below this.
     Random(u32, Register),
     /// `register = (register & mask) ^ xor`.
@@ -192,6 +211,10 @@ pub enum Expr {
     Cmp(Compare, Register, Vec<u8>),
     /// Goes on only if what is in the register is in the set.
     InSet(Register, String),
+    /// Goes on only if what is in the register is not in the set.
+    NotInSet(Register, String),
+    /// Goes on only if what is in the register is one of these values, which become a set without a name.
+    OneOf(Register, Box<Anonymous>),
     /// Goes on only if there is an element, and loads its data.
     Map(Register, String, Register),
     /// What the element says; the next rule if there is none.
@@ -245,11 +268,13 @@ impl Expr {
             Self::Meta(..) => "meta",
             Self::Payload(..) => "payload",
             Self::Ct(..) | Self::SetMark(_) => "ct",
-            Self::SourceType(_) => "fib",
+            Self::SourceType(_) | Self::SourceInterface(_) => "fib",
             Self::Random(..) => "numgen",
             Self::Bitwise { .. } => "bitwise",
             Self::Cmp(..) => "cmp",
-            Self::InSet(..) | Self::Map(..) | Self::VerdictMap(..) => "lookup",
+            Self::InSet(..) | Self::NotInSet(..) | Self::OneOf(..) | Self::Map(..) | Self::VerdictMap(..) => {
+                "lookup"
+            }
             Self::Verdict(_) => "immediate",
             Self::Dnat(..) => "nat",
             Self::Masquerade => "masq",
@@ -298,13 +323,8 @@ impl Expr {
                 w.number(2, Ct::Mark.number().0);
                 w.number(4, from.number());
             }
-            Self::SourceType(to) => {
-                const SOURCE: u32 = 1;
-                const ADDRESS_TYPE: u32 = 3;
-                w.number(3, SOURCE);
-                w.number(2, ADDRESS_TYPE);
-                w.number(1, to.number());
-            }
+            Self::SourceType(to) => fib(w, ADDRESS_TYPE, *to),
+            Self::SourceInterface(to) => fib(w, INTERFACE_NAME, *to),
             Self::Random(below, to) => {
                 const RANDOM: u32 = 1;
                 w.number(1, to.number());
@@ -326,6 +346,15 @@ impl Expr {
                 w.nest(3, |w| w.bytes(VALUE, value));
             }
             Self::InSet(key, set) => lookup(w, *key, set, None),
+            Self::NotInSet(key, set) => {
+                const INVERTED: u32 = 1;
+                lookup(w, *key, set, None);
+                w.number(5, INVERTED);
+            }
+            Self::OneOf(key, set) => {
+                lookup(w, *key, Anonymous::NAME, None);
+                w.number(4, set.id);
+            }
             Self::Map(key, set, to) => lookup(w, *key, set, Some(to.number())),
             Self::VerdictMap(key, set) => lookup(w, *key, set, Some(VERDICT_REGISTER)),
             Self::Verdict(verdict) => {
@@ -370,6 +399,17 @@ impl Expr {
             Self::Duplicate(address) => w.number(1, address.number()),
         }
     }
+}
+
+/// What is asked of the routing table.
+const INTERFACE_NAME: u32 = 2;
+const ADDRESS_TYPE: u32 = 3;
+
+fn fib(w: &mut Vec<u8>, result: u32, to: Register) {
+    const SOURCE: u32 = 1;
+    w.number(3, SOURCE);
+    w.number(2, result);
+    w.number(1, to.number());
 }
 
 fn lookup(w: &mut Vec<u8>, key: Register, set: &str, to: Option<u32>) {

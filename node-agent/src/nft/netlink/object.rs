@@ -75,6 +75,8 @@ pub struct BaseChain {
 pub enum Type {
     /// A number in the order of the host, as of a random choice.
     Integer,
+    /// The name of an interface.
+    Name,
     /// An IPv4 address.
     Ipv4,
     /// An IPv6 address.
@@ -85,6 +87,8 @@ pub enum Type {
     Protocol,
     /// A port.
     Port,
+    /// Kind of an ICMPv6 message.
+    IcmpKind,
 }
 
 impl Type {
@@ -92,11 +96,13 @@ impl Type {
     pub(crate) const fn number(self) -> u32 {
         match self {
             Self::Integer => 4,
+            Self::Name => 5,
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
             Self::Ether => 9,
             Self::Protocol => 12,
             Self::Port => 13,
+            Self::IcmpKind => 29,
         }
     }
 
@@ -104,9 +110,9 @@ impl Type {
     pub const fn length(self) -> u32 {
         match self {
             Self::Integer | Self::Ipv4 => 4,
-            Self::Ipv6 => 16,
+            Self::Ipv6 | Self::Name => 16,
             Self::Ether => 6,
-            Self::Protocol => 1,
+            Self::Protocol | Self::IcmpKind => 1,
             Self::Port => 2,
         }
     }
@@ -131,6 +137,15 @@ pub struct Field {
     pub origin: Option<Origin>,
 }
 
+impl From<(Type, Origin)> for Field {
+    fn from((kind, origin): (Type, Origin)) -> Self {
+        Self {
+            kind,
+            origin: Some(origin),
+        }
+    }
+}
+
 impl Field {
     /// A field of a named type.
     pub const fn of(kind: Type) -> Self {
@@ -153,8 +168,14 @@ pub enum Origin {
     Protocol,
     /// `th dport`
     Port,
-    /// `numgen random mod 1`
-    Random,
+    /// `tcp dport`
+    TcpPort,
+    /// `numgen inc mod 2`
+    Number,
+    /// `fib saddr oifname`
+    SourceInterface,
+    /// `icmpv6 type`
+    IcmpKind,
 }
 
 /// A set or a map.

@@ -1,7 +1,7 @@
 //! What nft notes about rules and sets for itself: comments, and how to print types. The kernel only keeps it. Short
 //! records of kind, length and value; numbers are in the order of the host.
 
-use super::object::{DataSpec, Field, Origin, SetSpec};
+use super::object::{DataSpec, Field, Origin, SetSpec, Type};
 
 /// Of a rule: its comment.
 const RULE_COMMENT: u8 = 0;
@@ -12,14 +12,16 @@ const DATA_ORDER: u8 = 1;
 const KEY_TYPEOF: u8 = 3;
 const DATA_TYPEOF: u8 = 4;
 const DATA_RANGE: u8 = 6;
-/// Order of bytes: none, or big-endian.
+/// Order of bytes: none, that of the host, or big-endian.
 const NO_ORDER: u32 = 0;
+const HOST_ORDER: u32 = 1;
 const BIG_ENDIAN: u32 = 2;
 /// Kinds of expressions (`enum expr_types` of nft).
 const PAYLOAD: u32 = 7;
 const META: u32 = 9;
 const CONCAT: u32 = 13;
 const NUMGEN: u32 = 23;
+const FIB: u32 = 26;
 
 /// A rule's comment as user data. Longer than 128 bytes is more than nft takes.
 pub(crate) fn comment(text: &str) -> Vec<u8> {
@@ -62,13 +64,22 @@ pub(crate) fn set(spec: &SetSpec) -> Vec<u8> {
 }
 
 fn order(fields: &[Field]) -> u32 {
-    if fields.len() == 1 { BIG_ENDIAN } else { NO_ORDER }
+    match fields {
+        [one] if matches!(one.kind, Type::Integer | Type::Name) => HOST_ORDER,
+        [_] => BIG_ENDIAN,
+        _ => NO_ORDER,
+    }
 }
 
 /// An expression with the type of the fields, if it takes one to say it. Several fields of named types are a
 /// concatenation of nothing.
 fn type_of(data: &mut Vec<u8>, kind: u8, fields: &[Field]) {
-    if fields.len() < 2 {
+    if let [one] = fields {
+        if let Some(origin) = one.origin {
+            let mut expression = Vec::new();
+            write_origin(&mut expression, origin);
+            put(data, kind, &expression);
+        }
         return;
     }
     let mut inner = Vec::new();
@@ -88,15 +99,21 @@ fn write_origin(data: &mut Vec<u8>, origin: Origin) {
     const IP: u32 = 12;
     const IP6: u32 = 13;
     const ANY_TRANSPORT: u32 = 11;
+    const TCP: u32 = 8;
+    const ICMPV6: u32 = 14;
     let (kind, values): (u32, &[u32]) = match origin {
         Origin::Source4 => (PAYLOAD, &[IP, 11]),
         Origin::Destination4 => (PAYLOAD, &[IP, 12]),
         Origin::Source6 => (PAYLOAD, &[IP6, 8]),
         Origin::Destination6 => (PAYLOAD, &[IP6, 9]),
         Origin::Port => (PAYLOAD, &[ANY_TRANSPORT, 2]),
+        Origin::TcpPort => (PAYLOAD, &[TCP, 2]),
+        Origin::IcmpKind => (PAYLOAD, &[ICMPV6, 1]),
         Origin::Protocol => (META, &[16]),
-        // Random, below one, from nought.
-        Origin::Random => (NUMGEN, &[1, 1, 0]),
+        // One after another, below two, from nought.
+        Origin::Number => (NUMGEN, &[0, 2, 0]),
+        // The interface, by the source address.
+        Origin::SourceInterface => (FIB, &[2, 1]),
     };
     let mut inner = Vec::new();
     for (index, value) in (0u8..).zip(values) {
