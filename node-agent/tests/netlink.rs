@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::{Command, Stdio};
+mod support;
+
+use std::collections::BTreeSet;
 
 use fairlead_core::model::Family;
 use fairlead_node_agent::nft::netlink::batch::Batch;
@@ -15,111 +15,7 @@ use fairlead_node_agent::nft::netlink::message::TableFamily;
 use fairlead_node_agent::nft::netlink::object::{Element, Field, SetSpec, Table, Type};
 use fairlead_node_agent::nft::netlink::socket::NetlinkSocket;
 use fairlead_node_agent::nft::netlink::watch::{Heard, Watch};
-
-/// Runs something in a network namespace of its own.
-fn in_namespace<T: Send>(run: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let inside = || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            run()
-        };
-        match scope.spawn(inside).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
-/// Runs nft in the namespace of this thread.
-#[track_caller]
-fn nft(arguments: &[&str], input: &str) -> String {
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "nft {arguments:?}: {said}\n{input}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Everything that nft can tell about the tables of this namespace.
-fn told() -> BTreeMap<&'static str, String> {
-    let mut json: serde_json::Value = serde_json::from_str(&nft(&["-j", "list", "ruleset"], "")).unwrap();
-    without_handles(&mut json);
-    BTreeMap::from([
-        ("list", nft(&["list", "ruleset"], "")),
-        ("json", serde_json::to_string_pretty(&json).unwrap()),
-        (
-            "netlink",
-            settled(&nft(&["--debug=netlink", "list", "ruleset"], "")),
-        ),
-    ])
-}
-
-fn without_handles(json: &mut serde_json::Value) {
-    match json {
-        serde_json::Value::Object(object) => {
-            object.remove("handle");
-            object.remove("metainfo");
-            object.values_mut().for_each(without_handles);
-        }
-        serde_json::Value::Array(list) => list.iter_mut().for_each(without_handles),
-        _ => {}
-    }
-}
-
-/// Without what says nothing: the order of elements, which is that of a hash table, and the numbers of rules.
-fn settled(text: &str) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    let mut elements: Vec<String> = Vec::new();
-    for line in text.lines() {
-        if line.starts_with("\telement ") {
-            elements.extend(line.split("\telement ").skip(1).map(|e| format!("\telement {e}")));
-            continue;
-        }
-        elements.sort_unstable();
-        lines.append(&mut elements);
-        let rule = !line.starts_with([' ', '\t']);
-        let numbers: &[char] = if rule {
-            &['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', ' ']
-        } else {
-            &[]
-        };
-        lines.push(line.trim_end_matches(numbers).to_owned());
-    }
-    lines.join("\n")
-}
-
-/// What nft tells of a table that it was given as text, and of one that we made, is the same; and it can read what it
-/// prints.
-#[track_caller]
-fn same(text: &str, ours: impl FnOnce(&mut NetlinkSocket) + Send) {
-    let expected = in_namespace(|| {
-        nft(&["-f", "-"], text);
-        told()
-    });
-    let found = in_namespace(|| {
-        ours(&mut NetlinkSocket::open().unwrap());
-        let told = told();
-        nft(&["flush", "ruleset"], "");
-        nft(&["-f", "-"], &told["list"]);
-        assert_eq!(nft(&["list", "ruleset"], ""), told["list"]);
-        told
-    });
-    for (way, expected) in &expected {
-        assert!(
-            &found[way] == expected,
-            "{way} by nft:\n{expected}\nours:\n{}\nfirst difference: {:?}",
-            found[way],
-            expected.lines().zip(found[way].lines()).find(|(a, b)| a != b)
-        );
-    }
-}
+use support::kernel::{in_namespace, nft, same};
 
 fn handover(family: &str, address: &str, owners: &[(&str, &str)]) -> String {
     let elements: Vec<String> = owners
@@ -215,7 +111,7 @@ fn what_the_kernel_refuses_is_told_in_a_sentence() {
         let mut socket = NetlinkSocket::open().unwrap();
         small(&mut socket);
         let there = attempt(&mut socket, |b| {
-            b.add_elements(TABLE, "vips4", [element(3), element(2)])
+            b.add_elements(TABLE, "vips4", [element(3), element(2)]);
         })
         .unwrap_err();
         assert!(there.is_stale());
@@ -251,8 +147,8 @@ fn what_the_kernel_refuses_is_told_in_a_sentence() {
         keys.sort();
         assert_eq!(keys, [element(1).key, element(2).key]);
         assert_eq!(socket.elements(TABLE, "none").unwrap(), []);
-        assert!(socket.has_table(TABLE).unwrap());
-        assert!(!socket.has_table(handover::table(Family::V4)).unwrap());
+        assert!(socket.table_flags(TABLE).unwrap().is_some());
+        assert_eq!(socket.table_flags(handover::table(Family::V4)).unwrap(), None);
     });
 }
 

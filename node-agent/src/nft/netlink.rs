@@ -2,11 +2,16 @@
 //!
 //! `attr` and `message` are the grammar, `expr`, `object` and `udata` the words, `batch` puts a transaction together,
 //! `socket` carries it out and asks, `error` says in words what the kernel refused, `dump` reads tables, `watch` tells
-//! when somebody else changes ours. None of that knows what our table is for.
+//! when somebody else changes ours. None of that knows what our
+//! tables are for. `encode` and `decode` translate our ruleset, with the pieces in `program`; `driver` keeps the main
+//! table with all that, `handover` has the small ones.
 
 pub mod attr;
 pub mod batch;
+pub mod decode;
+pub mod driver;
 pub mod dump;
+pub mod encode;
 pub mod error;
 pub mod expr;
 pub mod handover;

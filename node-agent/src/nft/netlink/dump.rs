@@ -113,15 +113,26 @@ impl NetlinkSocket {
         found.ok_or(KernelError::Silent)
     }
 
-    /// Is there such a table?
+    /// The flags of a table; `None` if there is no such table.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub fn has_table(&mut self, table: Table) -> Result<bool, KernelError> {
+    pub fn table_flags(&mut self, table: Table) -> Result<Option<u32>, KernelError> {
         let request = |w: &mut Vec<u8>| w.text(1, table.name);
-        match self.ask(kind::GET_TABLE, false, table.family.number(), request, |_| Ok(())) {
-            Ok(_) => Ok(true),
-            Err(error) => absent(error).map(|()| false),
+        let mut flags = None;
+        let asked = self.ask(
+            kind::GET_TABLE,
+            false,
+            table.family.number(),
+            request,
+            |message| {
+                flags = Some(message.attributes()?.need(2)?.number()?);
+                Ok(())
+            },
+        );
+        match asked {
+            Ok(_) => Ok(flags),
+            Err(error) => absent(error).map(|()| None),
         }
     }
 
@@ -267,7 +278,10 @@ pub fn read_set(message: &Message<'_>, found: &mut Vec<SetFound>) -> Result<(), 
             _ => {}
         }
     }
-    set.data = data.0.map(|kind| (kind, data.1));
+    // Of a verdict the kernel tells its own length.
+    set.data = data
+        .0
+        .map(|kind| (kind, if kind == VERDICT_TYPE { 0 } else { data.1 }));
     found.push(set);
     Ok(())
 }

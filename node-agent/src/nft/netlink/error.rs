@@ -28,7 +28,7 @@ pub enum KernelError {
     Overrun,
     /// The transaction was refused; nothing of it was done.
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// The kernel did not answer.
     #[error("the kernel did not answer a netlink message of netfilter")]
     Silent,
@@ -90,6 +90,8 @@ pub struct Task {
     pub name: String,
     /// The key of the element, if it is about one.
     pub key: Option<Vec<u8>>,
+    /// The same as we would write it.
+    pub words: Option<String>,
 }
 
 impl fmt::Display for Task {
@@ -110,6 +112,9 @@ impl fmt::Display for Task {
                 } else {
                     ("delete", "of")
                 };
+                if let Some(words) = &self.words {
+                    return write!(f, "{act} element {words} {of} set {name} of table {table}");
+                }
                 match &self.key {
                     None => write!(f, "{act} elements {of} set {name} of table {table}"),
                     Some(key) => {
@@ -261,7 +266,7 @@ mod tests {
             "the kernel refused to add element c0000202 to set vips4 of table fairlead: File exists, \
              and one other message"
         );
-        assert!(KernelError::Refused(refusal).is_stale());
+        assert!(KernelError::Refused(Box::new(refusal)).is_stale());
     }
 
     proptest! {

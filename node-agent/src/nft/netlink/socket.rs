@@ -106,12 +106,12 @@ impl NetlinkSocket {
             return Err(KernelError::Changed);
         }
         match refusals.first() {
-            Some(first) => Err(KernelError::Refused(Refusal {
+            Some(first) => Err(KernelError::Refused(Box::new(Refusal {
                 errno: first.errno,
                 said: first.said.clone(),
                 task: task(batch.sent(first.sequence).unwrap_or_default(), first.offset),
                 others: refusals.len() - 1,
-            })),
+            }))),
             None if lost => Err(KernelError::Overrun),
             None if !acknowledged => Err(KernelError::Silent),
             None => Ok(()),
@@ -155,12 +155,12 @@ impl NetlinkSocket {
                         let answer = Answer::read(message.payload, message.flags)?;
                         return match answer.errno {
                             0 => Ok(whole),
-                            errno => Err(KernelError::Refused(Refusal {
+                            errno => Err(KernelError::Refused(Box::new(Refusal {
                                 errno,
                                 said: answer.said,
                                 task: task(&bytes, None),
                                 others: 0,
-                            })),
+                            }))),
                         };
                     }
                     _ => each(message)?,
