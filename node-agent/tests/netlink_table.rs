@@ -5,14 +5,19 @@
 
 mod support;
 
-use fairlead_core::model::Family;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use fairlead_core::forward::Destination;
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
+use fairlead_core::model::{Family, Protocol};
 use fairlead_node_agent::nft::build::build;
 use fairlead_node_agent::nft::change::Changes;
 use fairlead_node_agent::nft::netlink::batch::Batch;
 use fairlead_node_agent::nft::netlink::driver::{self, Found, Kernel, Reading};
+use fairlead_node_agent::nft::netlink::socket::NetlinkSocket;
 use fairlead_node_agent::nft::render;
-use fairlead_node_agent::nft::ruleset::{Action, Chain, Key, Match, Rule, Ruleset, Set, Value};
+use fairlead_node_agent::nft::ruleset::{Action, Chain, Choice, Key, Kind, Match, Rule, Ruleset, Set, Value};
 use support::kernel::{in_namespace, nft, same};
 use support::objects::{Cluster, MARK, service};
 
@@ -32,7 +37,7 @@ fn everything() -> Ruleset {
     let mut sticky = service(
         "sticky",
         Anywhere,
-        &["192.0.2.4"],
+        &["192.0.2.4", "2001:db8::4"],
         &["53/udp@30053", "53/tcp@30053"],
     );
     sticky.client_ip_affinity = true;
@@ -49,7 +54,7 @@ fn everything() -> Ruleset {
             restricted,
             &["10.0.2.2@node2", "fd00:2::2@node2", "fd00:2::3@node2"],
         )
-        .with(sticky, &["10.0.1.2@node1", "10.0.2.2@node2"])
+        .with(sticky, &["10.0.1.2@node1", "10.0.2.2@node2", "fd00:2::2@node2"])
         .with(
             service("none", Local, &["192.0.2.5"], &["80/tcp"]),
             &["10.0.1.9@node1!"],
@@ -191,5 +196,120 @@ fn a_difference_from_something_else_is_refused_whole() {
         let refused = kernel.apply(&Changes::between(&empty, &full)).unwrap_err();
         assert!(refused.is_stale(), "{refused}");
         assert_eq!(found(&mut kernel).ruleset(&full), full);
+    });
+}
+
+#[test]
+fn clients_are_remembered_by_their_ipv6_addresses_too() {
+    in_namespace(|| {
+        Kernel::open().unwrap().replace(&everything()).unwrap();
+        let chain = nft(&["list", "chain", "inet", "fairlead", "affine6-10800"], "");
+        let rule = "update @affinity6 { ip6 saddr . ct original ip6 daddr . meta l4proto . ct original proto-dst \
+                    timeout 3h : ct reply ip6 saddr . ct reply proto-src }";
+        assert!(chain.contains(rule), "{chain}");
+    });
+}
+
+/// What the kernel needs for 10 000 Services with 10 endpoints each. Run it by name, with `--nocapture`.
+#[test]
+#[ignore = "measures"]
+fn how_long_a_large_table_takes() {
+    const SERVICES: u32 = 10_000;
+    const ENDPOINTS: u32 = 10;
+    let mut ruleset = everything();
+    let choice = Choice {
+        kind: Kind::Cluster,
+        family: Family::V4,
+        protocol: Protocol::Tcp,
+        sticky: false,
+        count: ENDPOINTS,
+    };
+    assert!(ruleset.chains.contains_key(&Chain::Choose(choice)));
+    let vip = |n: u32| IpAddr::from(Ipv4Addr::from_bits(0x0a80_0000 + n));
+    let served = |n| Destination {
+        address: vip(n),
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    let endpoint = |n: u32, i: u32| {
+        let address = Ipv4Addr::from_bits(0x0a40_0000 + n * ENDPOINTS + i);
+        Value::Endpoint(SocketAddr::new(address.into(), 8080))
+    };
+    let four = Family::V4;
+    for n in 0..SERVICES {
+        let goto = |chain| Value::Goto(chain);
+        let key = || Key::Destination(served(n));
+        let mut put = |set, key, value| ruleset.elements.insert((set, key), value);
+        put(Set::Vips(four), Key::Address(vip(n)), Value::Member);
+        put(Set::Echo(four), Key::Address(vip(n)), Value::Address(vip(0)));
+        put(Set::Filter(four), key(), goto(Chain::Served));
+        put(Set::Nat(four), key(), goto(Chain::Choose(choice)));
+        for i in 0..ENDPOINTS {
+            put(Set::Endpoints(four), Key::Numbered(served(n), i), endpoint(n, i));
+        }
+    }
+    in_namespace(|| {
+        let timed = |what: &str, begin: Instant| println!("{what}: {:?}", begin.elapsed());
+        let mut socket = NetlinkSocket::open().unwrap();
+        let begin = Instant::now();
+        let mut batch = Batch::new(None);
+        driver::replace(&mut batch, &ruleset);
+        timed("encoded", begin);
+        println!("{} bytes", batch.len());
+        let begin = Instant::now();
+        socket.commit(&mut batch).unwrap();
+        timed("committed from empty", begin);
+        let mut kernel = Kernel::open().unwrap();
+        let begin = Instant::now();
+        kernel.replace(&ruleset).unwrap();
+        timed("encoded and replaced", begin);
+        let begin = Instant::now();
+        let found = found(&mut kernel);
+        timed("read", begin);
+        assert!(found.ruleset(&ruleset) == ruleset);
+        let change = |delete: Vec<(Key, Value)>, add: Vec<(Key, Value)>, set| Changes {
+            delete: delete
+                .into_iter()
+                .map(|(key, value)| ((set, key), value))
+                .collect(),
+            add: add.into_iter().map(|(key, value)| ((set, key), value)).collect(),
+            ..Changes::default()
+        };
+        let mut took: Vec<Duration> = (0..200)
+            .map(|n| {
+                let element = |i| vec![(Key::Numbered(served(n), 3), endpoint(n, i))];
+                let change = change(element(3), element(SERVICES), Set::Endpoints(four));
+                let begin = Instant::now();
+                kernel.apply(&change).unwrap();
+                begin.elapsed()
+            })
+            .collect();
+        took.sort();
+        println!(
+            "another endpoint: median {:?}, longest {:?}",
+            took[100], took[199]
+        );
+        let mut took: Vec<Duration> = (0..50)
+            .map(|n| {
+                let element = vec![(Key::Destination(served(n)), Value::Goto(Chain::Choose(choice)))];
+                let change = change(element.clone(), element, Set::Nat(four));
+                let begin = Instant::now();
+                kernel.apply(&change).unwrap();
+                begin.elapsed()
+            })
+            .collect();
+        took.sort();
+        println!("another verdict: median {:?}, longest {:?}", took[25], took[49]);
+        let chain = Chain::Choose(choice);
+        let rewrite = Changes {
+            rewrite_chains: vec![(chain.clone(), ruleset.chains[&chain].clone())],
+            ..Changes::default()
+        };
+        let begin = Instant::now();
+        kernel.apply(&rewrite).unwrap();
+        timed("a chain with two lookups rewritten", begin);
+        let begin = Instant::now();
+        kernel.remove().unwrap();
+        timed("removed", begin);
     });
 }
