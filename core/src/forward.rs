@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use crate::config::Config;
-use crate::endpoints::{Endpoint, Endpoints};
+use crate::endpoints::{Endpoint, Endpoints, Here};
 use crate::model::{
     Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, Slice, TrafficPolicy,
 };
@@ -51,8 +51,8 @@ pub struct BackendKey {
 pub struct Backend {
     /// `spec.externalTrafficPolicy`.
     pub policy: TrafficPolicy,
-    /// Flows of one client address go to one endpoint.
-    pub client_affinity: bool,
+    /// Flows of one client address go to one endpoint until none has begun for so many seconds.
+    pub affinity: Option<u32>,
     /// Usable endpoints anywhere, sorted.
     pub cluster: Vec<SocketAddr>,
     /// Usable endpoints on this node, sorted. Not a subset of `cluster`: see [`crate::endpoints`].
@@ -177,6 +177,10 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
         node_addresses: snapshot.node.map(|n| n.internal_ips.clone()).unwrap_or_default(),
         ..Forwarding::default()
     };
+    let here = Here {
+        node: me,
+        zone: snapshot.node.and_then(Node::zone),
+    };
     let ownership = resolve(snapshot.services.iter().copied(), snapshot.config, snapshot.class);
     let mut served: BTreeMap<&ServiceKey, (&Service, Vec<Vip>)> = BTreeMap::new();
     for (&address, owner) in &ownership.owners {
@@ -214,7 +218,7 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
             let vips: Vec<Vip> = vips.iter().copied().filter(of_family).collect();
             if !vips.is_empty() {
                 let endpoints = Endpoints::join(slices.iter().copied(), family);
-                plan_service(&mut plan, service, family, &vips, &endpoints, me);
+                plan_service(&mut plan, service, family, &vips, &endpoints, here);
             }
         }
     }
@@ -230,10 +234,10 @@ fn plan_service(
     family: Family,
     vips: &[Vip],
     endpoints: &Endpoints,
-    me: &NodeName,
+    here: Here<'_>,
 ) {
     if service.policy == TrafficPolicy::Local {
-        let ready = endpoints.ready_on(me);
+        let ready = endpoints.ready_on(here.node);
         plan.local_ready.insert((service.key.clone(), family), ready);
     }
     let ranges = source_ranges(&service.source_ranges, family);
@@ -259,7 +263,7 @@ fn plan_service(
             continue; // the API allows no second port of the same number and protocol
         }
         plan.backends
-            .insert(key.clone(), backend(service, port, endpoints, me));
+            .insert(key.clone(), backend(service, port, endpoints, here));
         let on_vips = vips
             .iter()
             .map(|(vip, place)| (*vip, port.port, ranges_at(*place)));
@@ -281,22 +285,21 @@ fn plan_service(
     }
 }
 
-fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, me: &NodeName) -> Backend {
+fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, here: Here<'_>) -> Backend {
     let addresses = |list: Vec<&Endpoint>| -> Vec<SocketAddr> {
         let unique: BTreeSet<SocketAddr> = list
             .into_iter()
-            .filter(|endpoint| can_be_reached(endpoint.address))
             .map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port))
             .collect();
         unique.into_iter().collect()
     };
     Backend {
         policy: service.policy,
-        client_affinity: service.client_ip_affinity,
-        cluster: addresses(endpoints.cluster(port)),
+        affinity: service.affinity,
+        cluster: addresses(endpoints.cluster(port, here)),
         local: match service.policy {
             TrafficPolicy::Cluster => Vec::new(),
-            TrafficPolicy::Local => addresses(endpoints.local(port, me)),
+            TrafficPolicy::Local => addresses(endpoints.local(port, here.node)),
         },
     }
 }
@@ -312,11 +315,6 @@ fn source_ranges(all: &[IpNet], family: Family) -> Vec<IpNet> {
         return Vec::new();
     }
     IpNet::aggregate(&ours)
-}
-
-/// The API refuses such endpoints, but a slice may have been stored before it did.
-fn can_be_reached(address: IpAddr) -> bool {
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ fn backend_chains(
         let choice = Choice {
             family: key.family,
             protocol: key.protocol,
-            by_client: backend.client_affinity,
+            by_client: backend.affinity.is_some(),
             chain: chain.clone(),
             count: endpoints.len(),
         };

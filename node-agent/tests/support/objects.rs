@@ -175,5 +175,6 @@ fn endpoint(text: &str) -> SliceEndpoint {
         ready,
         serving: ready,
         terminating: false,
+        hints: None,
     }
 }
