@@ -4,6 +4,9 @@
 //! Every node serves every owned address, whichever node announces it: pods and processes of a node reach a VIP without
 //! leaving the node first. The outcome for one packet is [`Backend::outcome`]; its rules are those of kube-proxy.
 
+pub mod node_ports;
+pub mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
