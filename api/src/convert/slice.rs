@@ -68,7 +68,7 @@ pub fn slice(object: &discovery_v1::EndpointSlice) -> Option<Slice> {
     slice_and_faults(object).0
 }
 
-/// As [`slice`], with what was passed over, one entry a kind.
+/// As [`slice()`], with what was passed over, one entry a kind.
 ///
 /// Who wrote the slice does not matter, nor whether its nodes exist. With `publishNotReadyAddresses` the slice itself says
 /// that its endpoints are ready.
