@@ -40,7 +40,7 @@ fn everything() -> Ruleset {
         &["192.0.2.4", "2001:db8::4"],
         &["53/udp@30053", "53/tcp@30053"],
     );
-    sticky.client_ip_affinity = true;
+    sticky.affinity = Some(10_800);
     let cluster = Cluster::new()
         .with(
             service("any", Anywhere, &["192.0.2.1", "2001:db8::1"], &["80/tcp@30080"]),
@@ -73,11 +73,12 @@ fn everything() -> Ruleset {
         [Match::SourceBehindOther(Set::Uplinks)],
         [Action::Lookup(Set::Inside(Family::V4))],
     );
-    ruleset
-        .chains
-        .get_mut(&Chain::NatPrerouting)
-        .unwrap()
-        .insert(0, behind);
+    let called = Rule::new(
+        [Match::SourceBehind("cali".into())],
+        [Action::Lookup(Set::Inside(Family::V6))],
+    );
+    let prerouting = ruleset.chains.get_mut(&Chain::NatPrerouting).unwrap();
+    prerouting.splice(0..0, [behind, called]);
     ruleset
 }
 

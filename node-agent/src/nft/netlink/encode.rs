@@ -46,7 +46,7 @@ pub fn set_spec(set: Set) -> SetSpec {
                 Field::from((Type::Port, Origin::Port)),
                 Field::from((Type::Integer, Origin::Number)),
             ];
-            let endpoint = vec![address, Field::from((Type::Port, Origin::TcpPort))];
+            let endpoint = vec![address, Field::from((Type::Port, Origin::Port))];
             SetSpec::map(name, key, DataSpec::Fields(endpoint))
         }
         Set::Echo(_) => SetSpec::map(name, [address], DataSpec::Fields(vec![address])),
@@ -170,6 +170,14 @@ impl Program {
             }
             Match::SourceBehindOther(set) => {
                 self.add([Expr::SourceInterface(R), Expr::NotInSet(R, set.to_string())]);
+            }
+            // A name that goes on is compared as far as it is given.
+            Match::SourceBehind(prefix) => {
+                let known = prefix.as_bytes();
+                let known = &known[..known.len().min(NAME_LENGTH - 1)];
+                if !known.is_empty() {
+                    self.add([Expr::SourceInterface(R), Expr::equal(R, known)]);
+                }
             }
             Match::DestinationIn(set) => {
                 let of = self.of_set(*set);

@@ -168,8 +168,6 @@ pub enum Origin {
     Protocol,
     /// `th dport`
     Port,
-    /// `tcp dport`
-    TcpPort,
     /// `numgen inc mod 2`
     Number,
     /// `fib saddr oifname`

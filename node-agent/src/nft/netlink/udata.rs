@@ -99,7 +99,6 @@ fn write_origin(data: &mut Vec<u8>, origin: Origin) {
     const IP: u32 = 12;
     const IP6: u32 = 13;
     const ANY_TRANSPORT: u32 = 11;
-    const TCP: u32 = 8;
     const ICMPV6: u32 = 14;
     let (kind, values): (u32, &[u32]) = match origin {
         Origin::Source4 => (PAYLOAD, &[IP, 11]),
@@ -107,7 +106,6 @@ fn write_origin(data: &mut Vec<u8>, origin: Origin) {
         Origin::Source6 => (PAYLOAD, &[IP6, 8]),
         Origin::Destination6 => (PAYLOAD, &[IP6, 9]),
         Origin::Port => (PAYLOAD, &[ANY_TRANSPORT, 2]),
-        Origin::TcpPort => (PAYLOAD, &[TCP, 2]),
         Origin::IcmpKind => (PAYLOAD, &[ICMPV6, 1]),
         Origin::Protocol => (META, &[16]),
         // One after another, below two, from nought.
