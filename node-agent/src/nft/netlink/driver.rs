@@ -174,6 +174,14 @@ impl Kernel {
         self.commit(&mut batch).map(|_| ())
     }
 
+    /// Reads it; `None` if there is none, or it has to be replaced.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn read_handover(&mut self, family: Family) -> Result<Option<Handover>, KernelError> {
+        handover::read(&mut self.socket, family)
+    }
+
     /// Changes it.
     ///
     /// # Errors
@@ -264,17 +272,7 @@ fn expected_sets(found: &[SetFound]) -> Result<(), String> {
 /// The chain, if it is one of ours and hooked in as it should be.
 fn recognise(found: &ChainFound) -> Option<Chain> {
     let chain = decode::chain(&found.name)?;
-    let same = match (encode::base_chain(&chain), &found.base) {
-        (None, None) => true,
-        (Some(base), Some(found)) => {
-            found.accepts
-                && found.kind == base.kind.as_str()
-                && found.hook == base.hook as u32
-                && found.priority == base.priority
-        }
-        _ => false,
-    };
-    same.then_some(chain)
+    found.is(encode::base_chain(&chain)).then_some(chain)
 }
 
 /// Messages that replace the whole table. Rules come before elements: to bind a map to a rule, the kernel walks through
