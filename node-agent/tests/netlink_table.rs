@@ -16,6 +16,7 @@ use fairlead_node_agent::nft::change::Changes;
 use fairlead_node_agent::nft::netlink::batch::Batch;
 use fairlead_node_agent::nft::netlink::driver::{self, Found, Kernel, Reading};
 use fairlead_node_agent::nft::netlink::socket::NetlinkSocket;
+use fairlead_node_agent::nft::netlink::watch::Watch;
 use fairlead_node_agent::nft::render;
 use fairlead_node_agent::nft::ruleset::{Action, Chain, Choice, Key, Kind, Match, Rule, Ruleset, Set, Value};
 use support::kernel::{in_namespace, nft, same};
@@ -264,6 +265,15 @@ fn how_long_a_large_table_takes() {
         let begin = Instant::now();
         kernel.replace(&ruleset).unwrap();
         timed("encoded and replaced", begin);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let _watch = Watch::open("fairlead", &[kernel.port()]).unwrap();
+        let begin = Instant::now();
+        kernel.replace(&ruleset).unwrap();
+        timed("encoded and replaced, while changes are watched", begin);
         let begin = Instant::now();
         let found = found(&mut kernel);
         timed("read", begin);

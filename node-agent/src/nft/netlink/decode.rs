@@ -102,7 +102,9 @@ pub fn key(set: Set, bytes: &[u8]) -> Option<Key> {
         Set::Vips(family) | Set::Echo(family) | Set::Pods(family) => Key::Address(reader.address(family)?),
         Set::Uplinks => {
             let text = std::str::from_utf8(reader.take(super::encode::NAME_LENGTH)?).ok()?;
-            Key::Interface(text.trim_end_matches('\0').into())
+            let name = text.trim_end_matches('\0');
+            let named = !name.is_empty() && name.len() < text.len() && !name.contains('\0');
+            Key::Interface(named.then(|| name.into())?)
         }
         Set::Hairpin(family) => Key::Pair(reader.address(family)?, reader.address(family)?),
         Set::Filter(_) | Set::Nat(_) | Set::Inside(_) | Set::Sticky(_) => {

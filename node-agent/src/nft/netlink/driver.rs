@@ -125,7 +125,10 @@ impl Kernel {
     pub fn read(&mut self) -> Result<Reading, KernelError> {
         for _ in 0..TRIES {
             let before = self.socket.generation()?;
-            let reading = self.read_once()?;
+            let reading = match self.read_once() {
+                Err(KernelError::Changed) => continue,
+                other => other?,
+            };
             if self.socket.generation()? != before {
                 continue;
             }
@@ -243,8 +246,13 @@ impl Kernel {
             let Some(elements) = decode::elements(set, elements) else {
                 return Ok(Err(format!("set {set} holds elements that are not ours")));
             };
+            let known = found.elements.len() + elements.len();
             let keyed = elements.into_iter().map(|(key, value)| ((set, key), value));
             found.elements.extend(keyed);
+            // While the kernel makes a hash table larger, a dump of it can tell elements twice, and others not at all.
+            if found.elements.len() != known {
+                return Err(KernelError::Changed);
+            }
         }
         Ok(Ok(Some(found)))
     }
