@@ -379,7 +379,7 @@ fn a_flushed_table_comes_back_and_cleanup_leaves_nothing() {
         engine.offer(cluster.plan(), Instant::now());
         engine.apply().await.unwrap();
         let held = topology.nft(&["list", "ruleset"], "").unwrap();
-        assert!(held.contains("goto local4-tcp-1"), "{held}");
+        assert!(held.contains("goto local4-1"), "{held}");
         engine.check(Instant::now()).await;
         assert!(!engine.is_pending(), "an untouched table is intact");
         for damage in [

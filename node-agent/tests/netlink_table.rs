@@ -71,11 +71,11 @@ fn everything() -> Ruleset {
     }
     // Only where packets come in: what leaves has no way back that could be asked for.
     let behind = Rule::new(
-        [Match::SourceBehindOther(Set::Uplinks)],
+        [Match::FromOther(Set::Uplinks)],
         [Action::Lookup(Set::Inside(Family::V4))],
     );
     let called = Rule::new(
-        [Match::SourceBehind("cali".into())],
+        [Match::FromInterface("cali".into())],
         [Action::Lookup(Set::Inside(Family::V6))],
     );
     let prerouting = ruleset.chains.get_mut(&Chain::NatPrerouting).unwrap();
@@ -108,8 +108,7 @@ fn the_table_is_that_of_nft() {
         build(&Cluster::new().plan(), MARK),
         without_remembering_six(everything()),
     ] {
-        // A set of what the routing table answers has the type of that.
-        let text = render::replace(&ruleset).replace("type ifname", "typeof fib saddr oifname");
+        let text = render::replace(&ruleset);
         same(&text, |socket| {
             let mut batch = Batch::new(None);
             driver::replace(&mut batch, &ruleset);
@@ -222,7 +221,6 @@ fn how_long_a_large_table_takes() {
     let choice = Choice {
         kind: Kind::Cluster,
         family: Family::V4,
-        protocol: Protocol::Tcp,
         sticky: false,
         count: ENDPOINTS,
     };

@@ -59,7 +59,6 @@ fn choose(name: &str) -> Option<Chain> {
     Some(Chain::Choose(Choice {
         kind,
         family: of_digit(family)?,
-        protocol: named(parts.next()?)?,
         count: parts.next()?.parse().ok()?,
         sticky: parts.next().is_some(),
     }))
@@ -290,15 +289,14 @@ mod tests {
                     port,
                 }))
             }),
-            (kind, family(), protocol(), any::<bool>(), any::<u32>()).prop_map(
-                |(kind, family, protocol, sticky, count)| Chain::Choose(Choice {
+            (kind, family(), any::<bool>(), any::<u32>()).prop_map(|(kind, family, sticky, count)| {
+                Chain::Choose(Choice {
                     kind,
                     family,
-                    protocol,
                     sticky,
                     count,
                 })
-            ),
+            }),
         ]
     }
 

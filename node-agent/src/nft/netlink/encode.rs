@@ -29,7 +29,7 @@ pub fn set_spec(set: Set) -> SetSpec {
             interval: true,
             ..SetSpec::set(name, [address])
         },
-        Set::Uplinks => SetSpec::set(name, [Field::from((Type::Name, Origin::SourceInterface))]),
+        Set::Uplinks => SetSpec::set(name, [Field::of(Type::Name)]),
         Set::Hairpin(_) => SetSpec::set(name, [address, address]),
         Set::Filter(_) | Set::Nat(_) | Set::Inside(_) | Set::Sticky(_) => {
             SetSpec::map(name, destination, DataSpec::Verdict)
@@ -168,15 +168,15 @@ impl Program {
                 const LOCAL: u32 = 2;
                 self.add([Expr::SourceType(R), Expr::equal(R, LOCAL.to_ne_bytes())]);
             }
-            Match::SourceBehindOther(set) => {
-                self.add([Expr::SourceInterface(R), Expr::NotInSet(R, set.to_string())]);
+            Match::FromOther(set) => {
+                self.add([Expr::Meta(Meta::InputName, R), Expr::NotInSet(R, set.to_string())]);
             }
             // A name that goes on is compared as far as it is given.
-            Match::SourceBehind(prefix) => {
+            Match::FromInterface(prefix) => {
                 let known = prefix.as_bytes();
                 let known = &known[..known.len().min(NAME_LENGTH - 1)];
                 if !known.is_empty() {
-                    self.add([Expr::SourceInterface(R), Expr::equal(R, known)]);
+                    self.add([Expr::Meta(Meta::InputName, R), Expr::equal(R, known)]);
                 }
             }
             Match::DestinationIn(set) => {

@@ -170,8 +170,6 @@ pub enum Origin {
     Port,
     /// `numgen inc mod 2`
     Number,
-    /// `fib saddr oifname`
-    SourceInterface,
     /// `icmpv6 type`
     IcmpKind,
 }

@@ -21,7 +21,6 @@ const PAYLOAD: u32 = 7;
 const META: u32 = 9;
 const CONCAT: u32 = 13;
 const NUMGEN: u32 = 23;
-const FIB: u32 = 26;
 
 /// A rule's comment as user data. Longer than 128 bytes is more than nft takes.
 pub(crate) fn comment(text: &str) -> Vec<u8> {
@@ -110,8 +109,6 @@ fn write_origin(data: &mut Vec<u8>, origin: Origin) {
         Origin::Protocol => (META, &[16]),
         // One after another, below two, from nought.
         Origin::Number => (NUMGEN, &[0, 2, 0]),
-        // The interface, by the source address.
-        Origin::SourceInterface => (FIB, &[2, 1]),
     };
     let mut inner = Vec::new();
     for (index, value) in (0u8..).zip(values) {
