@@ -57,6 +57,9 @@ pub struct Backend {
     pub cluster: Vec<SocketAddr>,
     /// Usable endpoints on this node, sorted. Not a subset of `cluster`: see [`crate::endpoints`].
     pub local: Vec<SocketAddr>,
+    /// UDP only: endpoints beyond these that still serve. They get no new flows, and keep those they have; there is no
+    /// other sign of when a flow ends.
+    pub lasting: Vec<SocketAddr>,
 }
 
 /// Where a packet comes from, as far as the policy cares.
@@ -87,6 +90,17 @@ pub enum Outcome<'a> {
 }
 
 impl Backend {
+    /// One without endpoints.
+    pub fn new(policy: TrafficPolicy) -> Self {
+        Self {
+            policy,
+            client_affinity: false,
+            cluster: Vec::new(),
+            local: Vec::new(),
+            lasting: Vec::new(),
+        }
+    }
+
     /// The decision for one packet that passed the source ranges.
     pub fn outcome(&self, source: Source) -> Outcome<'_> {
         let forward = |endpoints, masquerade| Outcome::Forward {
@@ -290,7 +304,7 @@ fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, me: &No
             .collect();
         unique.into_iter().collect()
     };
-    Backend {
+    let mut backend = Backend {
         policy: service.policy,
         client_affinity: service.client_ip_affinity,
         cluster: addresses(endpoints.cluster(port)),
@@ -298,7 +312,16 @@ fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, me: &No
             TrafficPolicy::Cluster => Vec::new(),
             TrafficPolicy::Local => addresses(endpoints.local(port, me)),
         },
+        lasting: Vec::new(),
+    };
+    if port.protocol == Protocol::Udp {
+        backend.lasting = addresses(endpoints.serving(port));
+        let chosen = [&backend.cluster, &backend.local]; // sorted
+        backend
+            .lasting
+            .retain(|endpoint| chosen.iter().all(|list| list.binary_search(endpoint).is_err()));
     }
+    backend
 }
 
 /// The ranges of one family; a family of which none is listed is open, as with kube-proxy.

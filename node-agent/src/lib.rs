@@ -6,6 +6,7 @@
 //!                                          └───────── engine ────────┘
 //! ```
 
+pub mod conntrack;
 pub mod engine;
 pub mod handover;
 pub mod index;

@@ -52,6 +52,9 @@ pub struct Metrics {
     failures: Family<WayLabel, Counter>,
     replaced: Family<CauseLabel, Counter>,
     warnings: Gauge<i64>,
+    swept: Counter,
+    sweeps: Histogram,
+    sweep_failures: Counter,
 }
 
 impl Metrics {
@@ -68,6 +71,10 @@ impl Metrics {
             failures: Family::default(),
             replaced: Family::default(),
             warnings: Gauge::default(),
+            swept: Counter::default(),
+            // 1 ms to 16 s.
+            sweeps: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            sweep_failures: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("fairlead_agent");
         r.register("plan", "Number of the plan in the kernel", metrics.plan.clone());
@@ -88,6 +95,12 @@ impl Metrics {
         r.register("table_replaced", help, metrics.replaced.clone());
         let help = "Settings of this node that keep traffic from flowing as it should; the log names them";
         r.register("preflight_warnings", help, metrics.warnings.clone());
+        let help = "Entries of connection tracking deleted because they led past what is served";
+        r.register("conntrack_deleted", help, metrics.swept.clone());
+        let help = "Time of a pass through the connection tracking table";
+        r.register_with_unit("conntrack_sweep", help, Unit::Seconds, metrics.sweeps.clone());
+        let help = "Passes through the connection tracking table that failed";
+        r.register("conntrack_sweep_failures", help, metrics.sweep_failures.clone());
         metrics
     }
 
@@ -125,5 +138,16 @@ impl Metrics {
     /// Number of warnings of the preflight.
     pub fn warnings(&self, count: usize) {
         self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A pass through the connection tracking table has deleted so many entries.
+    pub fn swept(&self, deleted: usize, took: Duration) {
+        self.swept.inc_by(deleted as u64);
+        self.sweeps.observe(took.as_secs_f64());
+    }
+
+    /// A pass through the connection tracking table failed.
+    pub fn sweep_failed(&self) {
+        self.sweep_failures.inc();
     }
 }
