@@ -9,6 +9,7 @@
 pub mod conntrack;
 pub mod engine;
 pub mod handover;
+pub mod healthz;
 pub mod index;
 pub mod metrics;
 pub mod nft;

@@ -52,6 +52,8 @@ pub struct Metrics {
     failures: Family<WayLabel, Counter>,
     replaced: Family<CauseLabel, Counter>,
     warnings: Gauge<i64>,
+    healthz_ports: Gauge<i64>,
+    healthz_failing: Gauge<i64>,
     swept: Counter,
     sweeps: Histogram,
     sweep_failures: Counter,
@@ -71,6 +73,8 @@ impl Metrics {
             failures: Family::default(),
             replaced: Family::default(),
             warnings: Gauge::default(),
+            healthz_ports: Gauge::default(),
+            healthz_failing: Gauge::default(),
             swept: Counter::default(),
             // 1 ms to 16 s.
             sweeps: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
@@ -95,6 +99,10 @@ impl Metrics {
         r.register("table_replaced", help, metrics.replaced.clone());
         let help = "Settings of this node that keep traffic from flowing as it should; the log names them";
         r.register("preflight_warnings", help, metrics.warnings.clone());
+        let help = "Ports open in kube-proxy's stead: health-check node ports, and the one of /healthz";
+        r.register("healthz_ports", help, metrics.healthz_ports.clone());
+        let help = "Ports that should be open in kube-proxy's stead and are not; the log names them";
+        r.register("healthz_ports_failing", help, metrics.healthz_failing.clone());
         let help = "Entries of connection tracking deleted because they led past what is served";
         r.register("conntrack_deleted", help, metrics.swept.clone());
         let help = "Time of a pass through the connection tracking table";
@@ -138,6 +146,13 @@ impl Metrics {
     /// Number of warnings of the preflight.
     pub fn warnings(&self, count: usize) {
         self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// So many ports are open in kube-proxy's stead, and so many could not be opened.
+    pub fn healthz(&self, open: usize, failing: usize) {
+        self.healthz_ports.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.healthz_failing
+            .set(i64::try_from(failing).unwrap_or(i64::MAX));
     }
 
     /// A pass through the connection tracking table has deleted so many entries.

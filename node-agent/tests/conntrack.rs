@@ -70,7 +70,7 @@ fn insert(entries: impl IntoIterator<Item = (Protocol, SocketAddr, SocketAddr, S
             // CTA_PROTOINFO > TCP > state: SYN_SENT or ESTABLISHED
             let state = if answered { 3 } else { 1 };
             writer.nested(4, |writer| {
-                writer.nested(1, |writer| writer.attribute(1, &[state]))
+                writer.nested(1, |writer| writer.attribute(1, &[state]));
             });
         }
         writer.end();
