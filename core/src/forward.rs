@@ -4,8 +4,10 @@
 //! Every node serves every owned address, whichever node announces it: pods and processes of a node reach a VIP without
 //! leaving the node first. The outcome for one packet is [`Backend::outcome`]; its rules are those of kube-proxy.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -51,8 +53,8 @@ pub struct BackendKey {
 pub struct Backend {
     /// `spec.externalTrafficPolicy`.
     pub policy: TrafficPolicy,
-    /// Flows of one client address go to one endpoint.
-    pub client_affinity: bool,
+    /// Flows of one client address go to one endpoint, until none has come for so many seconds.
+    pub affinity: Option<u32>,
     /// Usable endpoints anywhere, sorted.
     pub cluster: Vec<SocketAddr>,
     /// Usable endpoints on this node, sorted. Not a subset of `cluster`: see [`crate::endpoints`].
@@ -152,6 +154,11 @@ pub struct Forwarding {
     pub backends: BTreeMap<BackendKey, Backend>,
     /// Sources that are pods of this node, aggregated.
     pub pod_ranges: Vec<IpNet>,
+    /// The destinations of each served Service, in the order of the table above. An address that another Service has
+    /// at the same protocol and port is not among them.
+    pub services: BTreeMap<ServiceKey, Vec<Destination>>,
+    /// Interfaces that lead away from this node; what comes by others is a pod. Empty: only `pod_ranges` tell.
+    pub uplinks: BTreeSet<Arc<str>>,
     /// This node's InternalIPs, in order; the first one of a family answers pings to VIPs.
     pub node_addresses: Vec<IpAddr>,
     /// Ready endpoints on this node of each served Service of policy Local. A terminating one is none, although it may
@@ -167,6 +174,45 @@ impl Forwarding {
         self.addresses.get(&vip) == other.addresses.get(&vip)
             && self.pod_ranges == other.pod_ranges
             && self.of(vip).eq(other.of(vip))
+    }
+
+    /// The ports of one Service, in both families.
+    pub fn backends_of(&self, service: &ServiceKey) -> impl Iterator<Item = &Backend> {
+        let at = |family, protocol, port| BackendKey {
+            service: service.clone(),
+            family,
+            protocol,
+            port,
+        };
+        self.backends
+            .range(at(Family::V4, Protocol::Tcp, 0)..=at(Family::V6, Protocol::Sctp, u16::MAX))
+            .map(|(_, backend)| backend)
+    }
+
+    /// Plans one Service anew whose endpoints changed, and nothing else of it. Answers whether that makes a difference.
+    pub fn refresh(&mut self, service: &Service, slices: &[&Slice], me: &NodeName) -> bool {
+        let mut changed = false;
+        for family in [Family::V4, Family::V6] {
+            let endpoints = Endpoints::join(slices.iter().copied(), family);
+            if let Some(known) = self.local_ready.get_mut(&(service.key.clone(), family)) {
+                let ready = endpoints.ready_on(me);
+                changed |= std::mem::replace(known, ready) != ready;
+            }
+            for port in &service.ports {
+                let key = BackendKey {
+                    service: service.key.clone(),
+                    family,
+                    protocol: port.protocol,
+                    port: port.port,
+                };
+                if let Some(known) = self.backends.get_mut(&key) {
+                    let backend = backend(service, port, &endpoints, me);
+                    changed |= *known != backend;
+                    *known = backend;
+                }
+            }
+        }
+        changed
     }
 
     fn of(&self, vip: IpAddr) -> impl Iterator<Item = (&Destination, &Target, Option<&Backend>)> {
@@ -290,7 +336,11 @@ fn plan_service(
                 backend: key.clone(),
                 source_ranges,
             };
-            plan.destinations.entry(destination).or_insert(target);
+            if let Entry::Vacant(place) = plan.destinations.entry(destination) {
+                place.insert(target);
+                let known = plan.services.entry(service.key.clone()).or_default();
+                known.push(destination);
+            }
         }
     }
 }
@@ -306,7 +356,7 @@ fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, me: &No
     };
     let mut backend = Backend {
         policy: service.policy,
-        client_affinity: service.client_ip_affinity,
+        affinity: service.client_ip_affinity.then_some(10_800),
         cluster: addresses(endpoints.cluster(port)),
         local: match service.policy {
             TrafficPolicy::Cluster => Vec::new(),

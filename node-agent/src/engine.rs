@@ -1,36 +1,62 @@
-//! Brings plans into the kernel: numbers them, writes differences, falls back to replacing the table, and knows what is
-//! applied and what is not. It does not wait and does not read a clock; `run` does.
+//! Brings plans into the kernel: numbers them, writes differences, and knows what is applied and what is not. It does not
+//! wait and does not read a clock; `run` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::forward::Forwarding;
+use fairlead_core::model::{NodeName, Service, ServiceKey, Slice};
 use fairlead_runtime::link::{AddressReport, AgentReport, LocalEndpoints};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::metrics::{Cause, Metrics, Way};
 use crate::nft::build::build;
+use crate::nft::change::{Changes, Held};
 use crate::nft::driver::{Driver, DriverError};
-use crate::nft::ruleset::Ruleset;
+use crate::nft::ruleset::{Chain, Key, Ruleset, Set};
 
 /// First pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause after a failure: shorter than the 10 s after which a speaker withdraws.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What the kernel holds.
+/// What of the plan may not be in the kernel.
 #[derive(Debug)]
-struct Applied {
-    number: u64,
-    plan: Forwarding,
-    ruleset: Ruleset,
+enum Open {
+    /// Anything.
+    Everything,
+    /// The endpoints of these Services.
+    Services(BTreeSet<ServiceKey>),
 }
 
-/// A plan that is not in the kernel yet.
+/// A change that is not in the kernel yet.
 #[derive(Debug)]
 struct Pending {
-    plan: Forwarding,
+    open: Open,
     since: Instant,
+    /// What is to be written for it, once that has been made out.
+    prepared: Option<(Way, Write)>,
+    /// The VIPs that it concerned when that was last made out.
+    touched: BTreeSet<IpAddr>,
+}
+
+/// What the kernel serves, for the reports.
+#[derive(Debug, Default)]
+struct Applied {
+    number: u64,
+    addresses: BTreeSet<IpAddr>,
+    local_ready: LocalEndpoints,
+}
+
+/// What has to be written.
+#[derive(Debug)]
+enum Write {
+    /// A difference, and the whole table after it where that is at hand.
+    Changes(Changes, Option<Ruleset>),
+    /// The whole table.
+    Replace(Ruleset),
 }
 
 /// The engine.
@@ -39,26 +65,31 @@ pub struct Engine<D> {
     driver: D,
     mark: u32,
     metrics: Metrics,
-    number: u64,
-    applied: Option<Applied>,
+    plan: Option<Forwarding>,
     pending: Option<Pending>,
-    /// Set when the table cannot be trusted to hold what was applied.
+    /// The table as the kernel holds it, as far as it is known.
+    held: Option<Held>,
+    applied: Option<Applied>,
+    number: u64,
+    /// Set when the table has to be read before it is changed.
     distrust: Option<Cause>,
     failures: u32,
     clean: bool,
 }
 
 impl<D: Driver> Engine<D> {
-    /// An engine that has applied nothing; its first act will be to replace whatever table there is. `mark` is our bit
-    /// of the conntrack mark.
+    /// An engine that has applied nothing; its first act will be to read what table there is. `mark` is our bit of the
+    /// conntrack mark.
     pub fn new(driver: D, mark: u32, metrics: Metrics) -> Self {
         Self {
             driver,
             mark,
             metrics,
-            number: 0,
-            applied: None,
+            plan: None,
             pending: None,
+            held: None,
+            applied: None,
+            number: 0,
             distrust: Some(Cause::Start),
             failures: 0,
             clean: false,
@@ -67,13 +98,47 @@ impl<D: Driver> Engine<D> {
 
     /// Takes a plan that was made of a change seen at `since`. Answers whether there is something to apply.
     pub fn offer(&mut self, plan: Forwarding, since: Instant) -> bool {
-        if self.distrust.is_none() && self.applied.as_ref().is_some_and(|applied| applied.plan == plan) {
-            self.pending = None;
+        if self.distrust.is_none() && self.pending.is_none() && self.plan.as_ref() == Some(&plan) {
             return false;
         }
-        let since = self.pending.as_ref().map_or(since, |pending| pending.since);
-        self.pending = Some(Pending { plan, since });
+        for (service, address, refusal) in &plan.refused {
+            let known = self
+                .plan
+                .as_ref()
+                .is_some_and(|known| known.refused == plan.refused);
+            if !known {
+                warn!(%service, %address, reason = %refusal.reason, "{}", refusal.message);
+            }
+        }
+        self.plan = Some(plan);
+        self.open(Open::Everything, since);
         true
+    }
+
+    /// Takes the endpoints of one Service, nothing else of which changed since the last whole plan. Answers whether
+    /// there is something to apply.
+    pub fn refresh(&mut self, service: &Service, slices: &[&Slice], me: &NodeName, since: Instant) -> bool {
+        let Some(plan) = &mut self.plan else { return false };
+        let changed = plan.refresh(service, slices, me);
+        if changed {
+            self.open(Open::Services(BTreeSet::from([service.key.clone()])), since);
+        }
+        changed
+    }
+
+    fn open(&mut self, open: Open, since: Instant) {
+        let pending = self.pending.get_or_insert_with(|| Pending {
+            open: Open::Services(BTreeSet::new()),
+            since,
+            prepared: None,
+            touched: BTreeSet::new(),
+        });
+        pending.prepared = None;
+        match (&mut pending.open, open) {
+            (Open::Services(known), Open::Services(more)) => known.extend(more),
+            (Open::Everything, Open::Services(_)) => {}
+            (known, Open::Everything) => *known = Open::Everything,
+        }
     }
 
     /// Is there something to apply?
@@ -87,32 +152,25 @@ impl<D: Driver> Engine<D> {
     /// # Errors
     /// The pause.
     pub async fn apply(&mut self) -> Result<(), Duration> {
-        let Some(pending) = self.pending.take() else {
+        if self.pending.is_none() {
             return Ok(());
-        };
-        let plan = &pending.plan;
-        for (service, address, refusal) in &plan.refused {
-            warn!(%service, %address, reason = %refusal.reason, "{}", refusal.message);
         }
-        let ruleset = build(plan, self.mark);
-        match self.write(&ruleset).await {
-            Ok((way, took)) => {
+        let begin = Instant::now();
+        let done = self.try_apply().await;
+        match done {
+            Ok(way) => {
+                let took = begin.elapsed();
                 self.number += 1;
                 self.failures = 0;
-                let (vips, chains, elements) =
-                    (plan.addresses.len(), ruleset.chains.len(), ruleset.elements.len());
+                self.pending = None;
                 self.metrics.applied(way, took, self.number);
-                self.metrics.holds(vips, chains, elements);
-                info!(plan = self.number, sync = ?way, ?took, vips, chains, elements, "programmed");
-                self.applied = Some(Applied {
-                    number: self.number,
-                    plan: pending.plan,
-                    ruleset,
-                });
+                self.remember(way, took);
                 Ok(())
             }
-            Err(_) => {
-                self.pending = Some(pending);
+            Err(error) => {
+                if self.failures == 0 {
+                    error!(%error, "cannot program the kernel; trying again");
+                }
                 let pause = FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(10));
                 self.failures += 1;
                 Err(pause.min(LONGEST_PAUSE))
@@ -120,54 +178,133 @@ impl<D: Driver> Engine<D> {
         }
     }
 
-    /// By difference if the table can be trusted and that works, else by replacing the table.
-    async fn write(&mut self, ruleset: &Ruleset) -> Result<(Way, Duration), DriverError> {
-        if let (None, Some(applied)) = (self.distrust, &self.applied) {
-            let begin = Instant::now();
-            match self.driver.update(&applied.ruleset, ruleset).await {
-                Ok(()) => return Ok((Way::Partial, begin.elapsed())),
-                Err(error) => {
-                    warn!(%error, "cannot write the difference; replacing the whole table");
-                    self.metrics.failed(Way::Partial);
-                    self.distrust = Some(Cause::Failure);
-                }
-            }
+    /// Notes what the kernel serves now.
+    fn remember(&mut self, way: Way, took: Duration) {
+        let (Some(plan), Some(held)) = (&self.plan, &self.held) else {
+            return;
+        };
+        let applied = self.applied.get_or_insert_default();
+        applied.number = self.number;
+        if way == Way::Full {
+            applied.addresses = plan.addresses.keys().copied().collect();
+            let table = held.ruleset();
+            let (vips, chains, elements) =
+                (applied.addresses.len(), table.chains.len(), table.elements.len());
+            self.metrics.holds(vips, chains, elements);
+            info!(plan = self.number, ?took, vips, chains, elements, "programmed");
+        } else {
+            debug!(plan = self.number, ?took, "endpoints programmed");
         }
-        let cause = self.distrust.unwrap_or(Cause::Start);
-        let begin = Instant::now();
-        match self.driver.replace(ruleset).await {
-            Ok(()) => {
-                self.metrics.replaced(cause);
-                self.distrust = None;
-                Ok((Way::Full, begin.elapsed()))
-            }
-            Err(error) => {
-                self.metrics.failed(Way::Full);
-                if self.failures == 0 {
-                    error!(%error, "cannot program the kernel; trying again");
-                }
-                self.distrust = Some(Cause::Failure);
-                Err(error)
-            }
-        }
+        applied.local_ready.clone_from(&plan.local_ready);
     }
 
-    /// Looks whether the table is still there and ours. If not, what was applied becomes pending again.
-    pub async fn check(&mut self, now: Instant) {
-        let Some(applied) = &self.applied else { return };
-        if self.distrust.is_some() {
-            return; // it will be replaced anyway
+    /// By difference if the table is known. If that fails, by the difference from what is read; if that fails too, the
+    /// whole table is replaced.
+    async fn try_apply(&mut self) -> Result<Way, DriverError> {
+        if self.distrust.is_none() {
+            match self.write().await {
+                Ok(way) => return Ok(way),
+                Err(error) => self.doubt(&error),
+            }
         }
-        match self.driver.intact(&applied.ruleset).await {
-            Ok(true) => {}
-            Ok(false) => {
+        let cause = self.distrust.unwrap_or(Cause::Failure);
+        self.held = self.driver.read().await?.map(Held::new);
+        self.open(Open::Everything, Instant::now());
+        let mut done = self.write().await;
+        if let (Err(error), true) = (&done, self.held.is_some()) {
+            self.doubt(error);
+            self.held = None;
+            self.open(Open::Everything, Instant::now());
+            done = self.write().await;
+        }
+        if done.is_ok() {
+            self.metrics.replaced(cause);
+            self.distrust = None;
+        } else {
+            self.metrics.failed(Way::Full);
+        }
+        done
+    }
+
+    fn doubt(&mut self, error: &DriverError) {
+        warn!(%error, "cannot write the difference; reading the table");
+        self.metrics.failed(Way::Partial);
+        self.distrust.get_or_insert(Cause::Failure);
+    }
+
+    async fn write(&mut self) -> Result<Way, DriverError> {
+        self.prepare();
+        let prepared = self.pending.as_mut().and_then(|pending| pending.prepared.take());
+        let Some((way, write)) = prepared else {
+            return Ok(Way::Partial);
+        };
+        match write {
+            Write::Changes(changes, whole) => {
+                let changes = Arc::new(changes);
+                if !changes.is_empty() {
+                    self.driver.update(Arc::clone(&changes)).await?;
+                }
+                match (whole, &mut self.held) {
+                    (Some(whole), _) => self.held = Some(Held::new(whole)),
+                    (None, Some(held)) => held.apply(Arc::unwrap_or_clone(changes)),
+                    (None, None) => {}
+                }
+            }
+            Write::Replace(whole) => {
+                let whole = Arc::new(whole);
+                self.driver.replace(Arc::clone(&whole)).await?;
+                self.held = Some(Held::new(Arc::unwrap_or_clone(whole)));
+            }
+        }
+        Ok(way)
+    }
+
+    /// Makes out what has to be written for what is pending, and which VIPs that concerns.
+    pub fn prepare(&mut self) {
+        let Some(pending) = &mut self.pending else { return };
+        if pending.prepared.is_some() {
+            return;
+        }
+        let empty = Forwarding::default();
+        let plan = self.plan.as_ref().unwrap_or(&empty);
+        let (way, write) = match (&self.held, &pending.open) {
+            (Some(held), Open::Services(services)) => (
+                Way::Partial,
+                Write::Changes(held.changes(plan, services, self.mark), None),
+            ),
+            (Some(held), Open::Everything) => {
+                let whole = build(plan, self.mark);
+                let changes = Changes::between(held.ruleset(), &whole);
+                (Way::Full, Write::Changes(changes, Some(whole)))
+            }
+            (None, _) => (Way::Full, Write::Replace(build(plan, self.mark))),
+        };
+        pending.touched = match &write {
+            Write::Changes(changes, _) => touched(changes, plan),
+            Write::Replace(_) => {
+                let served = self.applied.iter().flat_map(|applied| &applied.addresses);
+                plan.addresses.keys().chain(served).copied().collect()
+            }
+        };
+        pending.prepared = Some((way, write));
+    }
+
+    /// Looks whether the table is still what was applied. If not, the difference becomes pending.
+    pub async fn check(&mut self, now: Instant) {
+        let Some(held) = &self.held else { return };
+        if self.distrust.is_some() {
+            return; // it will be read anyway
+        }
+        match self.driver.read().await {
+            Ok(Some(found)) if found == *held.ruleset() => {}
+            Ok(found) => {
                 warn!(
-                    "table inet {} was changed by somebody else; replacing it",
+                    "table inet {} was changed by somebody else; repairing it",
                     crate::nft::TABLE
                 );
-                self.distrust = Some(Cause::Foreign);
-                let plan = applied.plan.clone();
-                self.pending.get_or_insert(Pending { plan, since: now });
+                self.held = found.map(Held::new);
+                self.metrics.replaced(Cause::Foreign);
+                self.open(Open::Everything, now);
             }
             Err(error) => warn!(%error, "cannot look at the table"),
         }
@@ -180,6 +317,7 @@ impl<D: Driver> Engine<D> {
     pub async fn remove(&mut self) -> Result<(), DriverError> {
         self.driver.remove().await?;
         self.applied = None;
+        self.held = None;
         self.pending = None;
         self.clean = true;
         self.metrics.holds(0, 0, 0);
@@ -189,7 +327,7 @@ impl<D: Driver> Engine<D> {
     /// Ready endpoints on this node of the Services that the kernel serves; `None` until the first plan is in it.
     pub fn local_endpoints(&self) -> Option<LocalEndpoints> {
         match &self.applied {
-            Some(applied) => Some(applied.plan.local_ready.clone()),
+            Some(applied) => Some(applied.local_ready.clone()),
             None => self.clean.then(LocalEndpoints::new),
         }
     }
@@ -208,29 +346,50 @@ impl<D: Driver> Engine<D> {
                 addresses: BTreeMap::new(),
             };
         };
-        let unapplied = |vip| {
+        let unapplied = |vip: &IpAddr| {
             let pending = self.pending.as_ref()?;
-            // After a foreign change nothing of the table is certain.
-            let differs = self.distrust.is_some() || !applied.plan.same_for(&pending.plan, vip);
-            differs.then(|| age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+            let age = age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            pending.touched.contains(vip).then_some(age)
+        };
+        let report = |vip: &IpAddr| AddressReport {
+            plan: applied.number,
+            unapplied_ms: unapplied(vip),
         };
         AgentReport {
             plan: applied.number,
             clean: false,
-            addresses: applied
-                .plan
-                .addresses
-                .keys()
-                .map(|&vip| {
-                    let report = AddressReport {
-                        plan: applied.number,
-                        unapplied_ms: unapplied(vip),
-                    };
-                    (vip, report)
-                })
-                .collect(),
+            addresses: applied.addresses.iter().map(|vip| (*vip, report(vip))).collect(),
         }
     }
+}
+
+/// The VIPs whose packets changes concern.
+fn touched(changes: &Changes, plan: &Forwarding) -> BTreeSet<IpAddr> {
+    let mut touched = BTreeSet::new();
+    for ((set, key), _) in changes.delete.iter().chain(&changes.add) {
+        match (set, key) {
+            (Set::Pods(_) | Set::Uplinks, _) => return plan.addresses.keys().copied().collect(),
+            (_, Key::Destination(destination) | Key::Numbered(destination, _)) => {
+                touched.insert(destination.address);
+            }
+            (_, Key::Address(address)) => {
+                touched.insert(*address);
+            }
+            _ => {}
+        }
+    }
+    let chains = changes.add_chains.iter().chain(&changes.rewrite_chains);
+    for chain in chains.map(|(chain, _)| chain).chain(&changes.delete_chains) {
+        match chain {
+            Chain::Ranges(key) => {
+                let at = plan.services.get(&key.service).into_iter().flatten();
+                touched.extend(at.map(|destination| destination.address));
+            }
+            Chain::Choose(_) | Chain::Affine(..) => {} // its elements say whom it concerns
+            _ => return plan.addresses.keys().copied().collect(),
+        }
+    }
+    touched
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! What is watched, and the plan made from it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fairlead_api::convert;
 use fairlead_core::config::{RawPool, compile};
 use fairlead_core::forward::{Forwarding, Snapshot, plan};
-use fairlead_core::model::{Node, NodeName, Service, Slice};
+use fairlead_core::model::{Node, NodeName, Service, ServiceKey, Slice};
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
 use fairlead_runtime::{Table, follow_services};
@@ -18,30 +20,97 @@ pub struct Index {
     pub services: Table<Service>,
     /// All EndpointSlices.
     pub slices: Table<Slice>,
-    /// All Nodes: this one for what is served here, the others for their addresses.
+    /// All Nodes: this one is all that matters.
     pub nodes: Table<Node>,
     /// All AddressPools.
     pub pools: Table<RawPool>,
+    /// The Service of each slice.
+    of_slices: BTreeMap<String, ServiceKey>,
+    /// The slices of each Service.
+    of_services: BTreeMap<ServiceKey, BTreeSet<String>>,
+    /// A whole plan has been made.
+    planned: bool,
+}
+
+/// What has to be planned anew.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Nothing, or not every kind has been listed yet.
+    Nothing,
+    /// Everything.
+    Everything,
+    /// The endpoints of these Services.
+    Services(BTreeSet<ServiceKey>),
 }
 
 impl Default for Index {
     fn default() -> Self {
         Self {
-            services: Table::new("Service"),
-            slices: Table::new("EndpointSlice"),
-            nodes: Table::new("Node"),
-            pools: Table::new("AddressPool"),
+            services: Table::tracked("Service"),
+            slices: Table::tracked("EndpointSlice"),
+            nodes: Table::tracked("Node"),
+            pools: Table::tracked("AddressPool"),
+            of_slices: BTreeMap::new(),
+            of_services: BTreeMap::new(),
+            planned: false,
         }
     }
 }
 
 impl Index {
+    /// What changed since the last call.
+    pub fn news(&mut self, me: &NodeName) -> News {
+        let mut services = BTreeSet::new();
+        for key in self.slices.changes() {
+            let now = self.slices.get(&key).map(|slice| slice.service.clone());
+            let before = match &now {
+                Some(service) => self.of_slices.insert(key.clone(), service.clone()),
+                None => self.of_slices.remove(&key),
+            };
+            if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
+                if let Some(slices) = self.of_services.get_mut(&before) {
+                    slices.remove(&key);
+                    if slices.is_empty() {
+                        self.of_services.remove(&before);
+                    }
+                }
+                services.insert(before);
+            }
+            if let Some(now) = now {
+                self.of_services.entry(now.clone()).or_default().insert(key);
+                services.insert(now);
+            }
+        }
+        let others = !self.services.changes().is_empty()
+            | !self.pools.changes().is_empty()
+            | self.nodes.changes().contains(me.as_str());
+        if !self.listed() {
+            return News::Nothing;
+        }
+        if others || !std::mem::replace(&mut self.planned, true) {
+            News::Everything
+        } else if services.is_empty() {
+            News::Nothing
+        } else {
+            News::Services(services)
+        }
+    }
+
+    /// A Service and its slices.
+    pub fn service(&self, key: &ServiceKey) -> Option<(&Service, Vec<&Slice>)> {
+        let service = self.services.get(&key.to_string())?;
+        let slices = self.of_services.get(key).into_iter().flatten();
+        Some((service, slices.filter_map(|key| self.slices.get(key)).collect()))
+    }
+
+    fn listed(&self) -> bool {
+        self.services.listed() && self.slices.listed() && self.nodes.listed() && self.pools.listed()
+    }
+
     /// The plan for node `me`; `None` until every kind has been listed once, so that a restart never takes away what
     /// it has merely not heard of yet.
     pub fn plan(&self, me: &NodeName, class: ClassPolicy) -> Option<Forwarding> {
-        let listed =
-            self.services.listed() && self.slices.listed() && self.nodes.listed() && self.pools.listed();
-        if !listed {
+        if !self.listed() {
             return None;
         }
         let pools: Vec<RawPool> = self.pools.values().cloned().collect();
@@ -80,8 +149,6 @@ pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]

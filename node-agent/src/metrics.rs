@@ -13,13 +13,13 @@ use prometheus_client::registry::{Registry, Unit};
 /// How a plan got into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Way {
-    /// The whole table was replaced.
+    /// A whole plan.
     Full,
-    /// Only the difference was written.
+    /// The endpoints of single Services.
     Partial,
 }
 
-/// Why the whole table was replaced.
+/// Why the table was read, and what differed written anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Cause {
     /// The agent has just started.
@@ -95,7 +95,7 @@ impl Metrics {
         r.register_with_unit("sync_duration", help, Unit::Seconds, metrics.duration.clone());
         let help = "Plans that could not be brought into the kernel";
         r.register("sync_failures", help, metrics.failures.clone());
-        let help = "Times the whole table was replaced, by cause";
+        let help = "Times the table was read and put right, by cause";
         r.register("table_replaced", help, metrics.replaced.clone());
         let help = "Settings of this node that keep traffic from flowing as it should; the log names them";
         r.register("preflight_warnings", help, metrics.warnings.clone());
@@ -133,7 +133,7 @@ impl Metrics {
         self.failures.get_or_create(&WayLabel { sync: way }).inc();
     }
 
-    /// The whole table was replaced.
+    /// The table was read and put right.
     pub fn replaced(&self, cause: Cause) {
         self.replaced.get_or_create(&CauseLabel { cause }).inc();
     }

@@ -4,6 +4,7 @@
 //! of them, as nft text; `driver` hands that to the kernel. Only `render` and `driver` know how nftables is spoken to.
 
 pub mod build;
+pub mod change;
 pub mod driver;
 pub mod render;
 pub mod ruleset;

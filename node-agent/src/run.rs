@@ -14,11 +14,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tracing::{info, warn};
 
 use crate::engine::Engine;
-use crate::index::Index;
+use crate::index::{Index, News};
 use crate::nft::driver::Driver;
 
 /// A rollout comes as a burst of events; waiting this long after the first makes one transaction of them.
-const GATHER: Duration = Duration::from_millis(15);
+const GATHER: Duration = Duration::from_millis(2);
 /// How often the table is looked at.
 const CHECK: Duration = Duration::from_secs(5);
 /// How often the age of an unapplied change is told.
@@ -55,24 +55,29 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
     let mut checks = ticks(CHECK);
     let mut tells = ticks(TELL);
     let mut retry = Instant::now();
+    let (mut gather, mut spent) = (GATHER, Duration::ZERO);
     loop {
         tokio::select! {
             biased;
             _ = left(&mut leaving) => break,
             _ = changes.changed() => {
                 let seen = std::time::Instant::now();
-                sleep(GATHER).await;
+                sleep(gather).await;
+                let begin = Instant::now();
                 changes.mark_unchanged();
-                let plan = index.with(|index| index.plan(&wiring.me, wiring.class));
-                if let Some(plan) = plan && engine.offer(plan, seen) {
+                if index.with(|index| take(index, &mut engine, &wiring, seen)) {
                     retry = Instant::now();
                 }
+                spent = begin.elapsed();
             }
             () = sleep_until(retry), if engine.is_pending() => {
+                let begin = Instant::now();
                 match apply(&mut engine, &wiring.report).await {
                     Ok(()) => wiring.programmed = None,
                     Err(pause) => retry = Instant::now() + pause,
                 }
+                // At the most half of the time is spent on plans, however fast the changes come.
+                gather = GATHER.max(spent + begin.elapsed());
             }
             _ = checks.tick() => engine.check(std::time::Instant::now()).await,
             _ = tells.tick() => {}
@@ -83,11 +88,33 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
     std::future::pending::<()>().await;
 }
 
+/// Gives the engine what is new. Answers whether there is something to apply.
+fn take<D: Driver>(
+    index: &mut Index,
+    engine: &mut Engine<D>,
+    wiring: &Wiring,
+    seen: std::time::Instant,
+) -> bool {
+    match index.news(&wiring.me) {
+        News::Nothing => false,
+        News::Everything => index
+            .plan(&wiring.me, wiring.class)
+            .is_some_and(|plan| engine.offer(plan, seen)),
+        News::Services(keys) => {
+            let known = keys.iter().filter_map(|key| index.service(key));
+            known.fold(false, |open, (service, slices)| {
+                engine.refresh(service, &slices, &wiring.me, seen) | open
+            })
+        }
+    }
+}
+
 /// Applies what is pending. Meanwhile the speaker goes on being told how old it is, however long the kernel takes.
 async fn apply<D: Driver>(
     engine: &mut Engine<D>,
     report: &watch::Sender<AgentReport>,
 ) -> Result<(), Duration> {
+    engine.prepare(); // so that the report knows whom it concerns
     let (begin, before) = (Instant::now(), engine.report(std::time::Instant::now()));
     let mut ticks = ticks(TELL);
     let mut applying = std::pin::pin!(engine.apply());

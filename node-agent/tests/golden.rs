@@ -7,6 +7,7 @@ mod support;
 
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
 use fairlead_node_agent::nft::build::build;
+use fairlead_node_agent::nft::change::Changes;
 use fairlead_node_agent::nft::render::{change, replace};
 use fairlead_node_agent::nft::ruleset::Ruleset;
 use support::objects::{Cluster, MARK, service};
@@ -86,7 +87,7 @@ fn one_endpoint_more_touches_its_own_chains_only() {
         .slices
         .extend(support::objects::slices(&more, &["10.0.1.4@node1"]));
     let (before, after) = (ruleset(&before), ruleset(&after));
-    check("one-endpoint-more", &change(&before, &after));
+    check("one-endpoint-more", &change(&Changes::between(&before, &after)));
 }
 
 #[test]
@@ -99,18 +100,33 @@ fn the_last_local_endpoint_goes() {
         with(&["10.0.2.2@node2"]),
     );
     let (before, after) = (ruleset(&before), ruleset(&after));
-    check("last-local-endpoint-gone", &change(&before, &after));
+    check(
+        "last-local-endpoint-gone",
+        &change(&Changes::between(&before, &after)),
+    );
 }
 
 #[test]
 fn a_service_comes_and_goes() {
     let (empty, full) = (Cluster::new(), everything());
     let (empty, full) = (ruleset(&empty), ruleset(&full));
-    check("from-empty-to-everything", &change(&empty, &full));
-    check("from-everything-to-empty", &change(&full, &empty));
+    check(
+        "from-empty-to-everything",
+        &change(&Changes::between(&empty, &full)),
+    );
+    check(
+        "from-everything-to-empty",
+        &change(&Changes::between(&full, &empty)),
+    );
 }
 
 #[test]
 fn no_difference_is_no_text() {
-    assert_eq!(change(&ruleset(&everything()), &ruleset(&everything())), "");
+    assert_eq!(
+        change(&Changes::between(
+            &ruleset(&everything()),
+            &ruleset(&everything())
+        )),
+        ""
+    );
 }

@@ -6,6 +6,7 @@ mod support;
 
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
 use fairlead_node_agent::nft::build::build;
+use fairlead_node_agent::nft::change::Changes;
 use fairlead_node_agent::nft::render::{change, replace};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -146,7 +147,7 @@ fn differences_lead_to_the_table_made_from_scratch() {
                 .map_err(TestCaseError::fail)?;
             for state in &history {
                 let wanted = build(&cluster(state).plan(), MARK);
-                let text = change(&held, &wanted);
+                let text = change(&Changes::between(&held, &wanted));
                 one.nft(&["-f", "-"], &text)
                     .map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
                 other

@@ -32,28 +32,30 @@ fn refused() -> DriverError {
 }
 
 impl Driver for Kernel {
-    async fn replace(&mut self, desired: &Ruleset) -> Result<(), DriverError> {
+    async fn read(&mut self) -> Result<Option<Ruleset>, DriverError> {
+        Ok(self.0.lock().unwrap().table.clone())
+    }
+
+    async fn replace(&mut self, desired: Arc<Ruleset>) -> Result<(), DriverError> {
         let mut state = self.0.lock().unwrap();
         state.calls.push("replace");
         if state.refuse_replace {
             return Err(refused());
         }
-        state.table = Some(desired.clone());
+        state.table = Some(Ruleset::clone(&desired));
         Ok(())
     }
 
-    async fn update(&mut self, applied: &Ruleset, desired: &Ruleset) -> Result<(), DriverError> {
+    async fn update(&mut self, changes: Arc<Changes>) -> Result<(), DriverError> {
         let mut state = self.0.lock().unwrap();
         state.calls.push("update");
-        if state.refuse_update || state.table.as_ref() != Some(applied) {
+        if state.refuse_update {
             return Err(refused());
         }
-        state.table = Some(desired.clone());
+        let mut held = Held::new(state.table.take().ok_or_else(refused)?);
+        held.apply(Changes::clone(&changes));
+        state.table = Some(held.ruleset().clone());
         Ok(())
-    }
-
-    async fn intact(&mut self, applied: &Ruleset) -> Result<bool, DriverError> {
-        Ok(self.0.lock().unwrap().table.as_ref() == Some(applied))
     }
 
     async fn remove(&mut self) -> Result<(), DriverError> {
@@ -113,7 +115,11 @@ async fn a_difference_that_fails_is_followed_by_the_whole_table() {
     kernel.set(|k| k.refuse_update = true);
     engine.offer(plan(&["192.0.2.2"]), now);
     engine.apply().await.unwrap();
-    assert_eq!(kernel.calls(), ["replace", "update", "replace"]);
+    assert_eq!(
+        kernel.calls(),
+        ["replace", "update", "update", "replace"],
+        "what is known, what was read, and everything"
+    );
     assert_eq!(engine.report(now).plan, 2);
 }
 
@@ -124,11 +130,7 @@ async fn what_cannot_be_applied_ages_and_is_tried_again_with_growing_pauses() {
     engine.offer(plan(&["192.0.2.1", "192.0.2.2"]), begin);
     engine.apply().await.unwrap();
     kernel.set(|k| (k.refuse_update, k.refuse_replace) = (true, true));
-    let mut other = plan(&["192.0.2.1", "192.0.2.2"]);
-    other.addresses.insert(
-        "192.0.2.2".parse().unwrap(),
-        [ServiceKey::new("default", "changed")].into(),
-    );
+    let other = plan(&["192.0.2.1", "192.0.2.3"]);
     engine.offer(other.clone(), begin);
     let mut pauses = Vec::new();
     for _ in 0..8 {
@@ -138,7 +140,7 @@ async fn what_cannot_be_applied_ages_and_is_tried_again_with_growing_pauses() {
     }
     assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
     let later = begin + Duration::from_secs(3);
-    // The table itself is in doubt now, so every address of it is.
+    // The table itself is to be replaced, so every address of it is concerned.
     assert_eq!(ages(&engine, later), [Some(3000), Some(3000)]);
     kernel.set(|k| (k.refuse_update, k.refuse_replace) = (false, false));
     engine.apply().await.unwrap();
@@ -147,16 +149,21 @@ async fn what_cannot_be_applied_ages_and_is_tried_again_with_growing_pauses() {
 
 #[tokio::test]
 async fn only_the_address_that_changes_has_an_age() {
-    let (mut engine, _) = engine();
+    let (mut engine, kernel) = engine();
     let begin = Instant::now();
     engine.offer(plan(&["192.0.2.1", "192.0.2.2"]), begin);
     engine.apply().await.unwrap();
     engine.offer(plan(&["192.0.2.1"]), begin);
+    engine.prepare();
     let later = begin + Duration::from_millis(20);
     assert_eq!(ages(&engine, later), [None, Some(20)]);
-    // Going back to what is applied leaves nothing to do.
-    assert!(!engine.offer(plan(&["192.0.2.1", "192.0.2.2"]), later));
+    // Going back to what is applied leaves nothing to write.
+    kernel.calls();
+    engine.offer(plan(&["192.0.2.1", "192.0.2.2"]), later);
+    engine.prepare();
     assert_eq!(ages(&engine, later), [None, None]);
+    engine.apply().await.unwrap();
+    assert_eq!(kernel.calls(), Vec::<&str>::new());
 }
 
 #[tokio::test]
@@ -170,6 +177,7 @@ async fn a_foreign_change_is_repaired() {
     kernel.set(|k| k.table = None);
     engine.check(now).await;
     assert!(engine.is_pending());
+    engine.prepare();
     assert_eq!(
         ages(&engine, now),
         [Some(0)],
@@ -197,26 +205,29 @@ async fn answers_for_services_are_those_of_the_plan_in_the_kernel() {
     let (mut engine, kernel) = engine();
     let now = Instant::now();
     let key = (ServiceKey::new("default", "web"), Family::V4);
-    let with = |ready| Forwarding {
+    let with = |ready, vip| Forwarding {
         local_ready: [(key.clone(), ready)].into(),
-        ..plan(&["192.0.2.1"])
+        ..plan(&[vip])
     };
     let count = |engine: &Engine<Kernel>| engine.local_endpoints().map(|all| all.get(&key).copied());
     assert_eq!(count(&engine), None, "what a predecessor left is not known");
-    engine.offer(with(1), now);
+    engine.offer(with(1, "192.0.2.1"), now);
     assert_eq!(count(&engine), None);
     assert_eq!(engine.apply().await, Ok(()));
     assert_eq!(count(&engine), Some(Some(1)));
     kernel.set(|state| (state.refuse_update, state.refuse_replace) = (true, true));
-    assert!(
-        engine.offer(with(0), now),
-        "it is a change, although no packet is treated otherwise"
-    );
+    assert!(engine.offer(with(0, "192.0.2.2"), now));
     assert!(engine.apply().await.is_err());
     assert_eq!(count(&engine), Some(Some(1)), "not in the kernel yet");
     kernel.set(|state| (state.refuse_update, state.refuse_replace) = (false, false));
     assert_eq!(engine.apply().await, Ok(()));
     assert_eq!(count(&engine), Some(Some(0)));
+    assert!(
+        engine.offer(with(2, "192.0.2.2"), now),
+        "a change, although none for packets"
+    );
+    assert_eq!(engine.apply().await, Ok(()));
+    assert_eq!(count(&engine), Some(Some(2)));
     engine.remove().await.unwrap();
     assert_eq!(count(&engine), Some(None), "nothing is served any more");
 }

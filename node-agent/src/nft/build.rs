@@ -2,17 +2,188 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use fairlead_core::forward::{Backend, BackendKey, Forwarding, Outcome, Source, Target};
-use fairlead_core::model::{Family, Protocol, TrafficPolicy};
+use fairlead_core::forward::{Backend, Destination, Forwarding, Outcome, Source, Target};
+use fairlead_core::model::{Family, Protocol, ServiceKey, TrafficPolicy};
+use ipnet::IpNet;
 
-use super::ruleset::{Action, Chain, Choice, FAMILIES, Key, Match, Rule, Ruleset, Set, Value};
+use super::ruleset::{
+    Action, Chain, Choice, Elements, FAMILIES, Key, Kind, Match, Rule, Ruleset, Set, Value,
+};
+
+/// Chains of a group (same kind, family, protocol, stickiness) for up to so many endpoints stand as soon as one of the
+/// group is needed. To bind a map to a new rule the kernel walks through all elements, so that a rare number of
+/// endpoints would otherwise be paid for with each roll-out.
+pub const STANDING: u32 = 16;
 
 /// Builds the table for a plan. `mark` is our bit of the conntrack mark.
 pub fn build(plan: &Forwarding, mark: u32) -> Ruleset {
-    let mut chains = fixed_chains(mark);
-    let mut lists = BTreeMap::new();
-    let mut elements = BTreeMap::new();
+    let mut chains = fixed_chains(mark, !plan.uplinks.is_empty());
+    let mut elements = node_elements(plan);
+    for address in plan.backends.values().flat_map(|backend| hairpins(plan, backend)) {
+        let (key, value) = hairpin(address);
+        elements.insert(key, value);
+    }
+    for service in plan.services.keys() {
+        let part = service_part(plan, service);
+        chains.extend(part.chains);
+        elements.extend(part.elements);
+    }
+    let wanted: BTreeSet<&Chain> = elements.values().filter_map(target).collect();
+    let wanted: BTreeSet<Chain> = wanted.into_iter().flat_map(with_standing).collect();
+    chains.extend(wanted.into_iter().filter_map(|chain| {
+        let rules = rules_of(&chain, mark)?;
+        Some((chain, rules))
+    }));
+    Ruleset { chains, elements }
+}
+
+/// The chain that an element leads to.
+pub fn target(value: &Value) -> Option<&Chain> {
+    match value {
+        Value::Goto(chain) => Some(chain),
+        _ => None,
+    }
+}
+
+/// A chain that elements lead to, and the chains that stand because of it.
+pub fn with_standing(chain: &Chain) -> Vec<Chain> {
+    match chain {
+        Chain::Choose(choice) => {
+            let of = |count| Chain::Choose(Choice { count, ..*choice });
+            let beyond = (choice.count > STANDING).then(|| chain.clone());
+            (1..=STANDING).map(of).chain(beyond).collect()
+        }
+        _ => vec![chain.clone()],
+    }
+}
+
+/// The rules of a chain that does not belong to a Service; `None` for others.
+pub fn rules_of(chain: &Chain, mark: u32) -> Option<Vec<Rule>> {
+    match chain {
+        Chain::Choose(choice) => Some(choose(choice, mark)),
+        Chain::Affine(family, seconds) => {
+            let remember = |protocol| {
+                let action = Action::Remember(Set::Affinity(*family), *seconds);
+                Rule::new([Match::Protocol(protocol)], [action])
+            };
+            Some(PROTOCOLS.map(remember).to_vec())
+        }
+        _ => None,
+    }
+}
+
+/// The part of the table that is there for one Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Its chains: those of source ranges.
+    pub chains: BTreeMap<Chain, Vec<Rule>>,
+    /// Its elements, but for those in [`Set::Hairpin`], which Services may share.
+    pub elements: Elements,
+}
+
+/// Builds the part of one Service.
+pub fn service_part(plan: &Forwarding, service: &ServiceKey) -> Part {
+    let mut part = Part::default();
+    for destination in plan.services.get(service).into_iter().flatten() {
+        let Some(target) = plan.destinations.get(destination) else {
+            continue; // a plan always has them
+        };
+        if let Some(backend) = plan.backends.get(&target.backend) {
+            serve(&mut part, plan, destination, target, backend);
+        }
+    }
+    part
+}
+
+fn serve(part: &mut Part, plan: &Forwarding, destination: &Destination, target: &Target, backend: &Backend) {
+    let family = Family::of(destination.address);
+    let mut goto = |set, chain| {
+        part.elements
+            .insert((set, Key::Destination(*destination)), Value::Goto(chain));
+    };
+    let verdict = match (backend.outcome(Source::Outside), backend.outcome(Source::Pod)) {
+        (Outcome::Forward { .. }, _) => Chain::Served,
+        (_, Outcome::Forward { .. }) => Chain::Inside,
+        _ => Chain::Refuse,
+    };
+    if target.source_ranges.is_empty() {
+        goto(Set::Filter(family), verdict);
+    } else {
+        let chain = Chain::Ranges(Arc::new(target.backend.clone()));
+        let ranges = with_itself(&target.source_ranges, destination, &plan.node_addresses);
+        part.chains.insert(chain.clone(), guard(ranges, &verdict));
+        goto(Set::Filter(family), chain);
+    }
+    let choice = |kind, endpoints: &[SocketAddr]| {
+        Chain::Choose(Choice {
+            kind,
+            family,
+            protocol: destination.protocol,
+            sticky: backend.affinity.is_some(),
+            count: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
+        })
+    };
+    let (all, local) = (&backend.cluster, &backend.local);
+    match backend.policy {
+        TrafficPolicy::Cluster if !all.is_empty() => goto(Set::Nat(family), choice(Kind::Cluster, all)),
+        TrafficPolicy::Local if !all.is_empty() => {
+            goto(Set::Inside(family), choice(Kind::Pick, all));
+            if !local.is_empty() {
+                goto(Set::Nat(family), choice(Kind::Local, local));
+            }
+        }
+        _ => return,
+    }
+    if let Some(seconds) = backend.affinity {
+        goto(Set::Sticky(family), Chain::Affine(family, seconds));
+    }
+    for (set, endpoints) in [(Set::Endpoints(family), all), (Set::Locals(family), local)] {
+        part.elements
+            .extend((0u32..).zip(endpoints).map(|(number, endpoint)| {
+                let key = Key::Numbered(*destination, number);
+                ((set, key), Value::Endpoint(*endpoint))
+            }));
+    }
+}
+
+/// As kube-proxy has it: where a node may be a source, so may the address itself, which a flow that was turned round at
+/// the address has as its source.
+fn with_itself(ranges: &[IpNet], destination: &Destination, node: &[IpAddr]) -> Vec<IpNet> {
+    let mut ranges = ranges.to_vec();
+    let within = |address: &IpAddr| ranges.iter().any(|range| range.contains(address));
+    if node.iter().any(within) && !within(&destination.address) {
+        ranges.push(IpNet::from(destination.address));
+    }
+    ranges
+}
+
+fn guard(ranges: Vec<IpNet>, verdict: &Chain) -> Vec<Rule> {
+    let allow = |range| Rule::new([Match::SourceWithin(range)], [Action::Goto(verdict.clone())]);
+    let mut rules: Vec<Rule> = ranges.into_iter().map(allow).collect();
+    rules.push(Rule::new([], [Action::Drop]));
+    rules
+}
+
+/// Endpoints on this node that may be given a flow of their own, unmarked: the answer would go to the pod itself.
+pub fn hairpins<'a>(plan: &'a Forwarding, backend: &'a Backend) -> impl Iterator<Item = IpAddr> + 'a {
+    let local = backend.policy == TrafficPolicy::Local;
+    let endpoints = backend.cluster.iter().filter(move |_| local);
+    endpoints
+        .map(SocketAddr::ip)
+        .filter(|address| plan.pod_ranges.iter().any(|range| range.contains(address)))
+}
+
+/// The element for such an endpoint.
+pub fn hairpin(address: IpAddr) -> ((Set, Key), Value) {
+    let set = Set::Hairpin(Family::of(address));
+    ((set, Key::Pair(address, address)), Value::Member)
+}
+
+/// Elements that belong to no single Service.
+fn node_elements(plan: &Forwarding) -> Elements {
+    let mut elements = Elements::new();
     for &vip in plan.addresses.keys() {
         let family = Family::of(vip);
         elements.insert((Set::Vips(family), Key::Address(vip)), Value::Member);
@@ -24,125 +195,44 @@ pub fn build(plan: &Forwarding, mark: u32) -> Ruleset {
         let set = Set::Pods(Family::of(range.addr()));
         elements.insert((set, Key::Range(*range)), Value::Member);
     }
-    for address in hairpins(plan) {
-        let set = Set::Hairpin(Family::of(address));
-        elements.insert((set, Key::Pair(address, address)), Value::Member);
+    for name in &plan.uplinks {
+        elements.insert((Set::Uplinks, Key::Interface(name.clone())), Value::Member);
     }
-    for (key, backend) in &plan.backends {
-        chains.extend(backend_chains(key, backend, mark, &mut lists));
-    }
-    for (destination, target) in &plan.destinations {
-        let Some(backend) = plan.backends.get(&target.backend) else {
-            continue; // a plan always has them
-        };
-        let family = Family::of(destination.address);
-        let (filter, ranges) = filter_target(target, backend);
-        chains.extend(ranges);
-        let key = Key::Destination(*destination);
-        elements.insert((Set::Filter(family), key), Value::Goto(filter));
-        if let Some(chain) = nat_target(&target.backend, backend) {
-            elements.insert((Set::Nat(family), key), Value::Goto(chain));
-        }
-    }
-    Ruleset {
-        chains,
-        lists,
-        elements,
-    }
+    elements
 }
 
-/// Where the destinations of a backend go in the NAT chains; `None` when no packet of theirs gets past the filter.
-fn nat_target(key: &BackendKey, backend: &Backend) -> Option<Chain> {
-    match (backend.policy, backend.cluster.is_empty()) {
-        (_, true) => None,
-        (TrafficPolicy::Cluster, false) => Some(Chain::Cluster(key.clone())),
-        (TrafficPolicy::Local, false) => Some(Chain::Local(key.clone())),
+/// The protocols that Services have.
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+fn choose(choice: &Choice, mark: u32) -> Vec<Rule> {
+    let protocol = || [Match::Protocol(choice.protocol)];
+    let mut rules = Vec::new();
+    if choice.kind == Kind::Cluster {
+        rules.push(Rule::new([], [Action::Mark(mark)]));
     }
+    if choice.sticky {
+        let remembered = Action::DnatRemembered(Set::Affinity(choice.family));
+        rules.push(Rule::new(protocol(), [remembered]));
+    }
+    // A packet that comes here while the last of several endpoints goes finds none with its number. There is always
+    // one with number 0.
+    for count in BTreeSet::from([choice.count, 1]).into_iter().rev() {
+        rules.push(Rule::new(protocol(), [Action::Dnat(choice.endpoints(), count)]));
+    }
+    rules
 }
 
-/// Where a destination goes in the filter chains, and the chain of its source ranges if it has any.
-fn filter_target(target: &Target, backend: &Backend) -> (Chain, Option<(Chain, Vec<Rule>)>) {
-    let verdict = match (backend.outcome(Source::Outside), backend.outcome(Source::Pod)) {
-        (Outcome::Forward { .. }, _) => Chain::Served,
-        (_, Outcome::Forward { .. }) => Chain::Inside,
-        _ => Chain::Refuse,
-    };
-    if target.source_ranges.is_empty() {
-        return (verdict, None);
-    }
-    let chain = Chain::Ranges(target.backend.clone());
-    let rules = vec![
-        Rule::new(
-            [Match::SourceOutside(target.source_ranges.clone())],
-            [Action::Drop],
-        ),
-        Rule::new([], [Action::Goto(verdict)]),
-    ];
-    (chain.clone(), Some((chain, rules)))
-}
-
-/// The chains that choose an endpoint; what they choose from goes to `lists`.
-fn backend_chains(
-    key: &BackendKey,
-    backend: &Backend,
-    mark: u32,
-    lists: &mut BTreeMap<Chain, Vec<SocketAddr>>,
-) -> Vec<(Chain, Vec<Rule>)> {
-    if backend.cluster.is_empty() {
-        return Vec::new();
-    }
-    let mut choose = |chain: &Chain, endpoints: &[SocketAddr]| {
-        lists.insert(chain.clone(), endpoints.to_vec());
-        let choice = Choice {
-            family: key.family,
-            protocol: key.protocol,
-            by_client: backend.client_affinity,
-            chain: chain.clone(),
-            count: endpoints.len(),
-        };
-        Rule::new([Match::Protocol(key.protocol)], [Action::Dnat(choice)])
-    };
-    match backend.policy {
-        TrafficPolicy::Cluster => {
-            let chain = Chain::Cluster(key.clone());
-            let any = choose(&chain, &backend.cluster);
-            vec![(chain, vec![Rule::new([], [Action::Mark(mark)]), any])]
-        }
-        TrafficPolicy::Local => {
-            let (chain, pick) = (Chain::Local(key.clone()), Chain::Pick(key.clone()));
-            let mut rules = vec![
-                Rule::new(
-                    [Match::SourceIn(Set::Pods(key.family))],
-                    [Action::Goto(pick.clone())],
-                ),
-                Rule::new(
-                    [Match::SourceLocal],
-                    [Action::Mark(mark), Action::Goto(pick.clone())],
-                ),
-            ];
-            if !backend.local.is_empty() {
-                rules.push(choose(&chain, &backend.local));
-            }
-            let any = choose(&pick, &backend.cluster);
-            vec![(chain, rules), (pick, vec![any])]
-        }
-    }
-}
-
-/// Endpoints on this node that may be given a flow of their own, unmarked: the answer would go to the pod itself.
-fn hairpins(plan: &Forwarding) -> BTreeSet<IpAddr> {
-    plan.backends
-        .values()
-        .filter(|backend| backend.policy == TrafficPolicy::Local)
-        .flat_map(|backend| &backend.cluster)
-        .map(SocketAddr::ip)
-        .filter(|address| plan.pod_ranges.iter().any(|range| range.contains(address)))
-        .collect()
-}
-
-fn fixed_chains(mark: u32) -> BTreeMap<Chain, Vec<Rule>> {
+/// `uplinks`: are pods told from others by the interface that leads to them, too?
+pub fn fixed_chains(mark: u32, uplinks: bool) -> BTreeMap<Chain, Vec<Rule>> {
     let by_family = |make: fn(Family) -> Rule| FAMILIES.map(make).to_vec();
     let to_vip = |family, chain| Rule::new([Match::DestinationIn(Set::Vips(family))], [Action::Goto(chain)]);
+    // What is a pod of this node: its address says it, or the way to it.
+    let pods = |family| {
+        let behind = uplinks.then_some(Match::SourceBehindOther(Set::Uplinks));
+        [Some(Match::SourceIn(Set::Pods(family))), behind]
+            .into_iter()
+            .flatten()
+    };
     let mut filter = vec![Rule::new([Match::KnownFlow], [Action::Accept])];
     filter.extend(FAMILIES.map(|family| Rule::new([], [Action::Lookup(Set::Filter(family))])));
     filter.extend(FAMILIES.map(|family| to_vip(family, Chain::Unserved)));
@@ -150,10 +240,28 @@ fn fixed_chains(mark: u32) -> BTreeMap<Chain, Vec<Rule>> {
     // What is passed on to the owner before us is still addressed to the VIP, as it must be.
     let mut sent = vec![Rule::new([Match::Untracked], [Action::Accept])];
     sent.extend(guard.clone());
-    let mut nat = by_family(|family| Rule::new([], [Action::Lookup(Set::Nat(family))]));
-    nat.extend(by_family(|family| {
-        Rule::new([Match::Echo(family)], [Action::DnatBy(Set::Echo(family))])
-    }));
+    let lookup = |set| Rule::new([], [Action::Lookup(set)]);
+    let echo = by_family(|family| Rule::new([Match::Echo(family)], [Action::DnatBy(Set::Echo(family))]));
+    let mut prerouting = Vec::new();
+    let mut output = FAMILIES.map(|family| lookup(Set::Inside(family))).to_vec();
+    for family in FAMILIES {
+        let inside = |pod| Rule::new([pod], [Action::Lookup(Set::Inside(family))]);
+        prerouting.extend(pods(family).map(inside));
+    }
+    for chain in [&mut prerouting, &mut output] {
+        chain.extend(FAMILIES.map(|family| lookup(Set::Nat(family))));
+        chain.extend(echo.clone());
+    }
+    let remember: Vec<Rule> = FAMILIES
+        .into_iter()
+        .flat_map(|family| PROTOCOLS.map(|protocol| (family, protocol)))
+        .map(|(family, protocol)| {
+            Rule::new(
+                [Match::Protocol(protocol)],
+                [Action::LookupOriginal(Set::Sticky(family))],
+            )
+        })
+        .collect();
     let mut masquerade = vec![Rule::new([Match::Marked(mark)], [Action::Masquerade])];
     masquerade.extend(by_family(|family| {
         Rule::new([Match::Hairpin(Set::Hairpin(family))], [Action::Masquerade])
@@ -162,15 +270,19 @@ fn fixed_chains(mark: u32) -> BTreeMap<Chain, Vec<Rule>> {
         // Out of its window or otherwise broken: resetting a flow that lives would be worse than silence.
         Rule::new([Match::Invalid], [Action::Drop]),
         Rule::new([Match::MidFlow], [Action::Reset]),
+        // The node itself gets any endpoint under every policy, with an address that the answer comes back to.
+        Rule::new([Match::SourceLocal], [Action::Mark(mark), Action::Accept]),
         Rule::new([], [Action::Accept]),
     ];
-    let mut inside = by_family(|family| {
-        Rule::new(
-            [Match::SourceIn(Set::Pods(family))],
-            [Action::Goto(Chain::Served)],
-        )
-    });
-    inside.push(Rule::new([Match::SourceLocal], [Action::Goto(Chain::Served)]));
+    let to_served = |source| Rule::new([source], [Action::Goto(Chain::Served)]);
+    let mut inside: Vec<Rule> = FAMILIES
+        .into_iter()
+        .map(|family| to_served(Match::SourceIn(Set::Pods(family))))
+        .collect();
+    if uplinks {
+        inside.push(to_served(Match::SourceBehindOther(Set::Uplinks)));
+    }
+    inside.push(to_served(Match::SourceLocal));
     inside.push(Rule::new([], [Action::Drop]));
     let refuse = vec![
         Rule::new([Match::Protocol(Protocol::Tcp)], [Action::Reset]),
@@ -184,8 +296,10 @@ fn fixed_chains(mark: u32) -> BTreeMap<Chain, Vec<Rule>> {
         (Chain::FilterOutput, filter),
         (Chain::FilterForward, guard),
         (Chain::FilterSent, sent),
-        (Chain::NatPrerouting, nat.clone()),
-        (Chain::NatOutput, nat),
+        (Chain::NatPrerouting, prerouting),
+        (Chain::NatOutput, output),
+        (Chain::RememberPostrouting, remember.clone()),
+        (Chain::RememberInput, remember),
         (Chain::NatPostrouting, masquerade),
         (Chain::Served, served),
         (Chain::Inside, inside),

@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use super::change::Changes;
 use super::ruleset::Ruleset;
 use super::{TABLE, render};
 
@@ -20,17 +21,12 @@ const USUAL: &str = "/usr/sbin/nft";
 
 /// What holds the table. Each method is one transaction or none.
 pub trait Driver: Send {
+    /// The table as it is; `None` if there is none, or one that cannot be changed into ours.
+    fn read(&mut self) -> impl Future<Output = Result<Option<Ruleset>, DriverError>> + Send;
     /// Replaces the whole table, whatever it held.
-    fn replace(&mut self, desired: &Ruleset) -> impl Future<Output = Result<(), DriverError>> + Send;
-    /// Goes from `applied`, which the table is known to hold, to `desired`.
-    fn update(
-        &mut self,
-        applied: &Ruleset,
-        desired: &Ruleset,
-    ) -> impl Future<Output = Result<(), DriverError>> + Send;
-    /// Is the table still what was applied, as far as can be seen cheaply: every chain with its number of rules, every
-    /// set, and nothing else?
-    fn intact(&mut self, applied: &Ruleset) -> impl Future<Output = Result<bool, DriverError>> + Send;
+    fn replace(&mut self, desired: Arc<Ruleset>) -> impl Future<Output = Result<(), DriverError>> + Send;
+    /// Changes the table.
+    fn update(&mut self, changes: Arc<Changes>) -> impl Future<Output = Result<(), DriverError>> + Send;
     /// Removes the table.
     fn remove(&mut self) -> impl Future<Output = Result<(), DriverError>> + Send;
 }
@@ -56,9 +52,6 @@ pub enum DriverError {
     /// It refused.
     #[error("nft refused: {0}")]
     Refused(String),
-    /// Its answer could not be read.
-    #[error("cannot read the answer of nft")]
-    Unreadable(#[from] serde_json::Error),
 }
 
 /// The `nft` program.
@@ -169,74 +162,23 @@ impl Nft {
 }
 
 impl Driver for Nft {
-    async fn replace(&mut self, desired: &Ruleset) -> Result<(), DriverError> {
-        self.apply(&render::replace(desired)).await
+    async fn read(&mut self) -> Result<Option<Ruleset>, DriverError> {
+        Ok(None)
     }
 
-    async fn update(&mut self, applied: &Ruleset, desired: &Ruleset) -> Result<(), DriverError> {
-        let text = render::change(applied, desired);
+    async fn replace(&mut self, desired: Arc<Ruleset>) -> Result<(), DriverError> {
+        self.apply(&render::replace(&desired)).await
+    }
+
+    async fn update(&mut self, changes: Arc<Changes>) -> Result<(), DriverError> {
+        let text = render::change(&changes);
         if text.is_empty() {
             return Ok(());
         }
         self.apply(&text).await
     }
 
-    async fn intact(&mut self, applied: &Ruleset) -> Result<bool, DriverError> {
-        // Of all ways to look, the only one in which nft does not read every element first.
-        let answer = self.run(&["-j", "-t", "list", "ruleset"], None).await?;
-        Ok(Seen::read(&serde_json::from_slice(&answer)?) == Seen::expect(applied))
-    }
-
     async fn remove(&mut self) -> Result<(), DriverError> {
         self.apply(&render::remove()).await
-    }
-}
-
-/// What can be seen of our table without its elements.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
-    /// Chains with the number of their rules, sorted.
-    chains: std::collections::BTreeMap<String, usize>,
-    /// Sets and maps, sorted.
-    sets: std::collections::BTreeSet<String>,
-}
-
-impl Seen {
-    fn expect(ruleset: &Ruleset) -> Self {
-        Self {
-            chains: ruleset
-                .chains
-                .iter()
-                .map(|(chain, rules)| (chain.to_string(), rules.len()))
-                .collect(),
-            sets: super::ruleset::Set::all()
-                .map(|set| set.to_string())
-                .chain(ruleset.lists.keys().map(ToString::to_string))
-                .collect(),
-        }
-    }
-
-    fn read(answer: &Value) -> Self {
-        let mut seen = Self::default();
-        for object in answer["nftables"].as_array().into_iter().flatten() {
-            let Some((kind, object)) = object.as_object().and_then(|o| o.iter().next()) else {
-                continue;
-            };
-            if object["family"] != "inet" || object["table"] != TABLE {
-                continue;
-            }
-            let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
-            match kind.as_str() {
-                "chain" => {
-                    seen.chains.entry(text("name")).or_default();
-                }
-                "rule" => *seen.chains.entry(text("chain")).or_default() += 1,
-                "set" | "map" => {
-                    seen.sets.insert(text("name"));
-                }
-                _ => {}
-            }
-        }
-        seen
     }
 }

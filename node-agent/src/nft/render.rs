@@ -4,16 +4,15 @@
 //! kernel has the old table or the new one, and no packet sees anything between.
 
 use std::fmt::{self, Write};
-use std::net::SocketAddr;
 
-use fairlead_core::delta::delta;
-use fairlead_core::model::{Family, Protocol};
+use fairlead_core::model::Family;
 
 use super::TABLE;
-use super::ruleset::{Action, Chain, ChainType, Choice, Key, Match, Rule, Ruleset, Set, Value};
+use super::change::{Changes, Element};
+use super::ruleset::{Action, ChainType, Key, Match, Rule, Ruleset, Set, Value};
 
-/// Fixed, so that a client keeps its endpoint when the agent restarts and when another node takes the address over.
-const AFFINITY_SEED: u32 = 0x6661_6972;
+/// How many clients are remembered at the most.
+pub const AFFINITY_SIZE: u32 = 1 << 18;
 
 /// Replaces the whole table, whatever it held, in one transaction.
 pub fn replace(ruleset: &Ruleset) -> String {
@@ -31,19 +30,21 @@ pub fn remove() -> String {
     both.concat()
 }
 
-/// The difference from `old`, which the kernel holds, to `new`; empty when there is none. Chains are made before
-/// anything refers to them and deleted after nothing does.
-pub fn change(old: &Ruleset, new: &Ruleset) -> String {
+/// What changes, as one transaction; empty when nothing does. Chains are made before anything refers to them and deleted
+/// after nothing does.
+pub fn change(changes: &Changes) -> String {
     let mut text = String::new();
-    let _ = write_change(&mut text, old, new);
+    let _ = write_change(&mut text, changes);
     text
 }
 
 fn write_table(text: &mut String, ruleset: &Ruleset) -> fmt::Result {
     for set in Set::all() {
         writeln!(text, "\t{} {{\n\t\t{}", Text(&set), declaration(set))?;
-        if matches!(set, Set::Pods(_)) {
-            writeln!(text, "\t\tflags interval")?;
+        match set {
+            Set::Pods(_) => writeln!(text, "\t\tflags interval")?,
+            Set::Affinity(_) => writeln!(text, "\t\tsize {AFFINITY_SIZE}\n\t\tflags dynamic,timeout")?,
+            _ => {}
         }
         let elements: Vec<String> = ruleset
             .elements
@@ -55,11 +56,6 @@ fn write_table(text: &mut String, ruleset: &Ruleset) -> fmt::Result {
             writeln!(text, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "))?;
         }
         writeln!(text, "\t}}\n")?;
-    }
-    for (chain, endpoints) in &ruleset.lists {
-        writeln!(text, "\tmap {chain} {{\n\t\t{}", list_types(chain))?;
-        let all = numbered(endpoints.iter().enumerate());
-        writeln!(text, "\t\telements = {{ {all} }}\n\t}}\n")?;
     }
     for (chain, rules) in &ruleset.chains {
         writeln!(text, "\tchain {chain} {{")?;
@@ -82,89 +78,34 @@ fn write_table(text: &mut String, ruleset: &Ruleset) -> fmt::Result {
     Ok(())
 }
 
-fn write_change(text: &mut String, old: &Ruleset, new: &Ruleset) -> fmt::Result {
-    let chains = delta(&old.chains, &new.chains);
-    let lists = delta(&old.lists, &new.lists);
-    let elements = delta(&old.elements, &new.elements);
-    for (chain, _) in &chains.add {
+fn write_change(text: &mut String, changes: &Changes) -> fmt::Result {
+    for (chain, _) in &changes.add_chains {
         writeln!(text, "add chain inet {TABLE} {chain}")?;
     }
-    for (chain, endpoints) in &lists.add {
-        let (types, all) = (list_types(chain), numbered(endpoints.iter().enumerate()));
-        writeln!(
-            text,
-            "add map inet {TABLE} {chain} {{ {types}; elements = {{ {all} }}; }}"
-        )?;
-    }
-    let changed = chains.change.iter().map(|(chain, _, rules)| (*chain, *rules));
-    for (chain, _) in changed.clone() {
+    for (chain, _) in &changes.rewrite_chains {
         writeln!(text, "flush chain inet {TABLE} {chain}")?;
     }
-    for (chain, rules) in chains.add.iter().copied().chain(changed) {
+    for (chain, rules) in changes.add_chains.iter().chain(&changes.rewrite_chains) {
         for rule in rules {
             writeln!(text, "add rule inet {TABLE} {chain} {}", Text(rule))?;
         }
     }
-    for (chain, old, new) in &lists.change {
-        write_list(text, chain, old, new)?;
-    }
-    let gone = elements.remove.iter().map(|(key, value)| (*key, *value));
-    let replaced = elements.change.iter().map(|(key, old, _)| (*key, *old));
-    write_elements(text, "delete", gone.chain(replaced))?;
-    let fresh = elements.add.iter().map(|(key, value)| (*key, *value));
-    let replacing = elements.change.iter().map(|(key, _, new)| (*key, *new));
-    write_elements(text, "add", fresh.chain(replacing))?;
+    write_elements(text, "delete", &changes.delete)?;
+    write_elements(text, "add", &changes.add)?;
     // Chains that go may refer to each other: first all their rules, then the chains.
-    for (chain, _) in &chains.remove {
+    for chain in &changes.delete_chains {
         writeln!(text, "flush chain inet {TABLE} {chain}")?;
     }
-    for (chain, _) in &chains.remove {
+    for chain in &changes.delete_chains {
         writeln!(text, "delete chain inet {TABLE} {chain}")?;
     }
-    for (chain, _) in &lists.remove {
-        writeln!(text, "delete map inet {TABLE} {chain}")?;
-    }
     Ok(())
-}
-
-/// From one list of endpoints to another, number by number.
-fn write_list(text: &mut String, chain: &Chain, old: &[SocketAddr], new: &[SocketAddr]) -> fmt::Result {
-    let differing = |this: &[SocketAddr], that: &[SocketAddr]| {
-        numbered(this.iter().enumerate().filter(|(n, e)| that.get(*n) != Some(e)))
-    };
-    for (verb, list) in [("delete", differing(old, new)), ("add", differing(new, old))] {
-        if !list.is_empty() {
-            writeln!(text, "{verb} element inet {TABLE} {chain} {{ {list} }}")?;
-        }
-    }
-    Ok(())
-}
-
-/// Endpoints as elements of their map.
-fn numbered<'a>(endpoints: impl Iterator<Item = (usize, &'a SocketAddr)>) -> String {
-    let list: Vec<String> = endpoints
-        .map(|(number, endpoint)| format!("{number} : {} . {}", endpoint.ip(), endpoint.port()))
-        .collect();
-    list.join(", ")
-}
-
-/// Types of the map of a chain. A plain integer has no type that could be named; the modulus here stands for nothing.
-fn list_types(chain: &Chain) -> String {
-    let (family, protocol) = chain
-        .key()
-        .map_or((Family::V4, Protocol::Tcp), |key| (key.family, key.protocol));
-    let (ip, protocol) = (ip(family), protocol.as_str());
-    format!("typeof numgen inc mod 2 : {ip} daddr . {protocol} dport")
 }
 
 /// One command a set: `nft` reads the set again for each.
-fn write_elements<'a>(
-    text: &mut String,
-    verb: &str,
-    elements: impl Iterator<Item = (&'a (Set, Key), &'a Value)>,
-) -> fmt::Result {
-    let mut elements: Vec<(&(Set, Key), &Value)> = elements.collect();
-    elements.sort_by_key(|(key, _)| **key);
+fn write_elements(text: &mut String, verb: &str, elements: &[Element]) -> fmt::Result {
+    let mut elements: Vec<&Element> = elements.iter().collect();
+    elements.sort_by_key(|((set, _), _)| *set);
     for group in elements.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
         let [((set, _), _), ..] = group else { continue };
         let list: Vec<String> = group
@@ -183,24 +124,33 @@ fn write_elements<'a>(
 impl fmt::Display for Text<&Set> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self.0 {
-            Set::Vips(_) | Set::Pods(_) | Set::Hairpin(_) => "set",
-            Set::Filter(_) | Set::Nat(_) | Set::Echo(_) => "map",
+            Set::Vips(_) | Set::Pods(_) | Set::Uplinks | Set::Hairpin(_) => "set",
+            _ => "map",
         };
         write!(f, "{word} {}", self.0)
     }
 }
 
-/// The types of key and value.
+/// The types of key and value. A plain integer has no type that could be named; the modulus stands for nothing.
 fn declaration(set: Set) -> String {
-    let address = match family_of(set) {
-        Family::V4 => "ipv4_addr",
-        Family::V6 => "ipv6_addr",
+    let (address, ip) = match set.family() {
+        Some(Family::V6) => ("ipv6_addr", "ip6"),
+        _ => ("ipv4_addr", "ip"),
     };
     match set {
         Set::Vips(_) | Set::Pods(_) => format!("type {address}"),
+        Set::Uplinks => "type ifname".to_owned(),
         Set::Hairpin(_) => format!("type {address} . {address}"),
-        Set::Filter(_) | Set::Nat(_) => format!("type {address} . inet_proto . inet_service : verdict"),
+        Set::Filter(_) | Set::Nat(_) | Set::Inside(_) | Set::Sticky(_) => {
+            format!("type {address} . inet_proto . inet_service : verdict")
+        }
+        Set::Endpoints(_) | Set::Locals(_) => {
+            format!("typeof {ip} daddr . meta l4proto . th dport . numgen inc mod 2 : {ip} daddr . tcp dport")
+        }
         Set::Echo(_) => format!("type {address} : {address}"),
+        Set::Affinity(_) => {
+            format!("type {address} . {address} . inet_proto . inet_service : {address} . inet_service")
+        }
     }
 }
 
@@ -209,12 +159,17 @@ fn element(key: &Key, value: &Value) -> String {
         Key::Address(address) => address.to_string(),
         Key::Range(range) => range.to_string(),
         Key::Pair(source, destination) => format!("{source} . {destination}"),
+        Key::Interface(name) => format!("\"{name}\""),
         Key::Destination(d) => format!("{} . {} . {}", d.address, d.protocol.as_str(), d.port),
+        Key::Numbered(d, number) => {
+            format!("{} . {} . {} . {number}", d.address, d.protocol.as_str(), d.port)
+        }
     };
     match value {
         Value::Member => key,
         Value::Goto(chain) => format!("{key} : goto {chain}"),
         Value::Address(address) => format!("{key} : {address}"),
+        Value::Endpoint(endpoint) => format!("{key} : {} . {}", endpoint.ip(), endpoint.port()),
     }
 }
 
@@ -226,15 +181,9 @@ fn ip(family: Family) -> &'static str {
     }
 }
 
-fn family_of(set: Set) -> Family {
-    match set {
-        Set::Vips(family)
-        | Set::Pods(family)
-        | Set::Hairpin(family)
-        | Set::Filter(family)
-        | Set::Nat(family)
-        | Set::Echo(family) => family,
-    }
+/// The same of the addresses in a set.
+fn ip_of(set: Set) -> &'static str {
+    ip(set.family().unwrap_or(Family::V4))
 }
 
 struct Text<T>(T);
@@ -274,18 +223,13 @@ impl fmt::Display for Text<&Match> {
             Match::NeighbourDiscovery => {
                 f.write_str("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }")
             }
-            Match::SourceIn(set) => write!(f, "{} saddr @{set}", ip(family_of(*set))),
-            Match::SourceOutside(ranges) => {
-                let family = ranges
-                    .first()
-                    .map_or(Family::V4, |range| Family::of(range.addr()));
-                let list: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-                write!(f, "{} saddr != {{ {} }}", ip(family), list.join(", "))
-            }
+            Match::SourceIn(set) => write!(f, "{} saddr @{set}", ip_of(*set)),
+            Match::SourceWithin(range) => write!(f, "{} saddr {range}", ip(Family::of(range.addr()))),
+            Match::SourceBehindOther(set) => write!(f, "fib saddr oifname != @{set}"),
             Match::SourceLocal => f.write_str("fib saddr type local"),
-            Match::DestinationIn(set) => write!(f, "{} daddr @{set}", ip(family_of(*set))),
+            Match::DestinationIn(set) => write!(f, "{} daddr @{set}", ip_of(*set)),
             Match::Hairpin(set) => {
-                let ip = ip(family_of(*set));
+                let ip = ip_of(*set);
                 write!(f, "ct status dnat {ip} saddr . {ip} daddr @{set}")
             }
             Match::Marked(mark) => write!(f, "ct mark & {mark:#010x} == {mark:#010x}"),
@@ -302,31 +246,45 @@ impl fmt::Display for Text<&Action> {
             Action::Unreachable => f.write_str("reject with icmpx type port-unreachable"),
             Action::Goto(chain) => write!(f, "goto {chain}"),
             Action::Lookup(set) => {
-                let ip = ip(family_of(*set));
+                let ip = ip_of(*set);
                 write!(f, "{ip} daddr . meta l4proto . th dport vmap @{set}")
             }
             Action::DnatBy(set) => {
-                let ip = ip(family_of(*set));
+                let ip = ip_of(*set);
                 write!(f, "dnat {ip} to {ip} daddr map @{set}")
             }
-            Action::Dnat(choice) => Text(choice).fmt(f),
+            Action::LookupOriginal(set) => {
+                let ip = ip_of(*set);
+                write!(
+                    f,
+                    "ct original {ip} daddr . meta l4proto . ct original proto-dst vmap @{set}"
+                )
+            }
+            Action::DnatRemembered(set) => {
+                let ip = ip_of(*set);
+                write!(
+                    f,
+                    "dnat {ip} to {ip} saddr . {ip} daddr . meta l4proto . th dport map @{set}"
+                )
+            }
+            Action::Dnat(set, count) => {
+                let ip = ip_of(*set);
+                write!(
+                    f,
+                    "dnat {ip} to {ip} daddr . meta l4proto . th dport . numgen random mod {count} map @{set}"
+                )
+            }
+            // What follows the flow in the answer's direction is the endpoint.
+            Action::Remember(set, seconds) => {
+                let ip = ip_of(*set);
+                write!(
+                    f,
+                    "update @{set} {{ {ip} saddr . ct original {ip} daddr . meta l4proto . ct original proto-dst \
+                     timeout {seconds}s : ct reply {ip} saddr . ct reply proto-src }}"
+                )
+            }
             Action::Mark(mark) => write!(f, "ct mark set ct mark | {mark:#010x}"),
             Action::Masquerade => f.write_str("masquerade fully-random"),
         }
-    }
-}
-
-impl fmt::Display for Text<&Choice> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Choice { chain, count, .. } = self.0;
-        let ip = ip(self.0.family);
-        write!(f, "dnat {ip} to ")?;
-        // Older kernels take no hash modulo 1.
-        if self.0.by_client && *count > 1 {
-            write!(f, "jhash {ip} saddr mod {count} seed {AFFINITY_SEED:#x}")?;
-        } else {
-            write!(f, "numgen random mod {count}")?;
-        }
-        write!(f, " map @{chain}")
     }
 }

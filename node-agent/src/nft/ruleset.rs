@@ -1,9 +1,13 @@
-//! What our table holds, as a value that can be compared: fixed base chains, chains per Service port, elements of sets
-//! and maps.
+//! What our table holds, as a value that can be compared.
+//!
+//! Nearly all chains are fixed. What belongs to a Service is elements of a few maps that all share: a map for each
+//! Service would cost the kernel, which walks through the names of all maps, time that grows with the square of their
+//! number.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use fairlead_core::forward::{BackendKey, Destination};
 use fairlead_core::model::{Family, Protocol};
@@ -65,39 +69,35 @@ pub enum Chain {
     Refuse,
     /// To a VIP, but to none of its ports.
     Unserved,
-    /// Source ranges of a Service port, then one of the three above.
-    Ranges(BackendKey),
-    /// Policy Cluster: any endpoint, masqueraded.
-    Cluster(BackendKey),
-    /// Policy Local: by the source.
-    Local(BackendKey),
-    /// Policy Local, for sources inside the cluster: any endpoint.
-    Pick(BackendKey),
+    /// Remembers which endpoint a client got, of flows that leave this node.
+    RememberPostrouting,
+    /// The same of flows to endpoints with the node's own address.
+    RememberInput,
+    /// Source ranges of a Service port, then one of the three verdicts.
+    Ranges(Arc<BackendKey>),
+    /// Endpoint choice.
+    Choose(Choice),
+    /// Remembers the choice for so many seconds.
+    Affine(Family, u32),
 }
 
 impl Chain {
     /// The chains that are always there.
-    pub const FIXED: [Self; 11] = [
+    pub const FIXED: [Self; 13] = [
         Self::FilterPrerouting,
         Self::FilterOutput,
         Self::FilterForward,
         Self::FilterSent,
         Self::NatPrerouting,
         Self::NatOutput,
+        Self::RememberPostrouting,
+        Self::RememberInput,
         Self::NatPostrouting,
         Self::Served,
         Self::Inside,
         Self::Refuse,
         Self::Unserved,
     ];
-
-    /// The Service port that the chain is for; `None` for a fixed chain.
-    pub fn key(&self) -> Option<&BackendKey> {
-        match self {
-            Self::Ranges(key) | Self::Cluster(key) | Self::Local(key) | Self::Pick(key) => Some(key),
-            _ => None,
-        }
-    }
 
     /// How the chain is hooked in; `None` for one that is only gone to.
     ///
@@ -112,6 +112,8 @@ impl Chain {
             Self::FilterSent => base(ChainType::Filter, "output", -95),
             Self::NatPrerouting => base(ChainType::Nat, "prerouting", -105),
             Self::NatOutput => base(ChainType::Nat, "output", -105),
+            Self::RememberPostrouting => base(ChainType::Nat, "postrouting", 94),
+            Self::RememberInput => base(ChainType::Nat, "input", 94),
             Self::NatPostrouting => base(ChainType::Nat, "postrouting", 95),
             _ => None,
         }
@@ -120,17 +122,6 @@ impl Chain {
 
 impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |f: &mut fmt::Formatter<'_>, what: &str, key: &BackendKey| {
-            write!(
-                f,
-                "{what}{}/{}/{}/{}/{}",
-                digit(key.family),
-                Safe(&key.service.namespace),
-                Safe(&key.service.name),
-                key.protocol.as_str(),
-                key.port
-            )
-        };
         match self {
             Self::FilterPrerouting => f.write_str("filter-prerouting"),
             Self::FilterOutput => f.write_str("filter-output"),
@@ -138,16 +129,75 @@ impl fmt::Display for Chain {
             Self::FilterSent => f.write_str("filter-sent"),
             Self::NatPrerouting => f.write_str("nat-prerouting"),
             Self::NatOutput => f.write_str("nat-output"),
+            Self::RememberPostrouting => f.write_str("remember-postrouting"),
+            Self::RememberInput => f.write_str("remember-input"),
             Self::NatPostrouting => f.write_str("nat-postrouting"),
             Self::Served => f.write_str("served"),
             Self::Inside => f.write_str("inside"),
             Self::Refuse => f.write_str("refuse"),
             Self::Unserved => f.write_str("unserved"),
-            Self::Ranges(key) => of(f, "ranges", key),
-            Self::Cluster(key) => of(f, "cluster", key),
-            Self::Local(key) => of(f, "local", key),
-            Self::Pick(key) => of(f, "pick", key),
+            Self::Ranges(key) => write!(
+                f,
+                "ranges{}/{}/{}/{}/{}",
+                digit(key.family),
+                Safe(&key.service.namespace),
+                Safe(&key.service.name),
+                key.protocol.as_str(),
+                key.port
+            ),
+            Self::Choose(choice) => choice.fmt(f),
+            Self::Affine(family, seconds) => write!(f, "affine{}-{seconds}", digit(*family)),
         }
+    }
+}
+
+/// How an endpoint is chosen, and what becomes of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Any endpoint, masqueraded.
+    Cluster,
+    /// Any endpoint, the source kept.
+    Pick,
+    /// Any endpoint on this node, the source kept.
+    Local,
+}
+
+/// A chain that chooses one of so many endpoints, whichever Service they are of: the number is part of a rule, the
+/// endpoints are elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Choice {
+    /// From which endpoints.
+    pub kind: Kind,
+    /// Family of the endpoints.
+    pub family: Family,
+    /// Protocol of the Service port.
+    pub protocol: Protocol,
+    /// A client that is remembered gets the endpoint that it had.
+    pub sticky: bool,
+    /// How many endpoints there are; at least one.
+    pub count: u32,
+}
+
+impl Choice {
+    /// Where the endpoints are.
+    pub fn endpoints(&self) -> Set {
+        match self.kind {
+            Kind::Cluster | Kind::Pick => Set::Endpoints(self.family),
+            Kind::Local => Set::Locals(self.family),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Cluster => "cluster",
+            Kind::Pick => "pick",
+            Kind::Local => "local",
+        };
+        let (digit, protocol, count) = (digit(self.family), self.protocol.as_str(), self.count);
+        write!(f, "{kind}{digit}-{protocol}-{count}")?;
+        f.write_str(if self.sticky { "-sticky" } else { "" })
     }
 }
 
@@ -164,64 +214,112 @@ impl fmt::Display for Safe<'_> {
     }
 }
 
-/// A fixed set or map of our table: only its elements change.
+/// A set or map of our table: only its elements change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
     /// The VIPs.
     Vips(Family),
     /// Sources that are pods of this node.
     Pods(Family),
+    /// Interfaces that lead away from this node; what comes from elsewhere is a pod.
+    Uplinks,
     /// `address . address` of each endpoint that may reach itself through a VIP without a masquerade otherwise.
     Hairpin(Family),
     /// Destination → what the filter does: served, inside, refuse, ranges.
     Filter(Family),
-    /// Destination → chain with the endpoint choice.
+    /// Destination → the chain with the endpoint choice.
     Nat(Family),
-    /// VIP → the node address that answers pings to it.
+    /// Destination of policy Local → the chain with the endpoint choice for pods of this node and the node itself.
+    Inside(Family),
+    /// Destination and number → endpoint: all usable ones, numbered from 0.
+    Endpoints(Family),
+    /// Destination and number → endpoint: the usable ones on this node, numbered from 0.
+    Locals(Family),
+    /// VIP → the node address that answers pings.
     Echo(Family),
+    /// Destination → the chain that remembers the choice.
+    Sticky(Family),
+    /// Client and destination → the endpoint it got. The kernel fills it, and each element has its time.
+    Affinity(Family),
 }
 
 impl Set {
     /// All sets and maps, in the order of the table.
     pub fn all() -> impl Iterator<Item = Self> {
-        FAMILIES.into_iter().flat_map(|family| {
+        let of_families = FAMILIES.into_iter().flat_map(|family| {
             [
                 Self::Vips(family),
                 Self::Pods(family),
                 Self::Hairpin(family),
                 Self::Filter(family),
                 Self::Nat(family),
+                Self::Inside(family),
+                Self::Endpoints(family),
+                Self::Locals(family),
                 Self::Echo(family),
+                Self::Sticky(family),
+                Self::Affinity(family),
             ]
-        })
+        });
+        of_families.chain([Self::Uplinks])
+    }
+
+    /// The family of its addresses; none if it holds none.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Self::Uplinks => None,
+            Self::Vips(family)
+            | Self::Pods(family)
+            | Self::Hairpin(family)
+            | Self::Filter(family)
+            | Self::Nat(family)
+            | Self::Inside(family)
+            | Self::Endpoints(family)
+            | Self::Locals(family)
+            | Self::Echo(family)
+            | Self::Sticky(family)
+            | Self::Affinity(family) => Some(family),
+        }
     }
 }
 
 impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, family) = match self {
-            Self::Vips(family) => ("vips", family),
-            Self::Pods(family) => ("pods", family),
-            Self::Hairpin(family) => ("hairpin", family),
-            Self::Filter(family) => ("filter", family),
-            Self::Nat(family) => ("nat", family),
-            Self::Echo(family) => ("echo", family),
+        let name = match self {
+            Self::Vips(_) => "vips",
+            Self::Pods(_) => "pods",
+            Self::Uplinks => "uplinks",
+            Self::Hairpin(_) => "hairpin",
+            Self::Filter(_) => "filter",
+            Self::Nat(_) => "nat",
+            Self::Inside(_) => "inside",
+            Self::Endpoints(_) => "endpoints",
+            Self::Locals(_) => "locals",
+            Self::Echo(_) => "echo",
+            Self::Sticky(_) => "sticky",
+            Self::Affinity(_) => "affinity",
         };
-        write!(f, "{name}{}", digit(*family))
+        f.write_str(name)?;
+        self.family()
+            .map_or(Ok(()), |family| write!(f, "{}", digit(family)))
     }
 }
 
 /// Key of an element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// An address.
     Address(IpAddr),
     /// A range of addresses.
     Range(IpNet),
+    /// Name of an interface.
+    Interface(Arc<str>),
     /// Source and destination.
     Pair(IpAddr, IpAddr),
     /// Address, protocol and port.
     Destination(Destination),
+    /// The same, and the number of an endpoint.
+    Numbered(Destination, u32),
 }
 
 /// What an element of a map says.
@@ -233,6 +331,8 @@ pub enum Value {
     Goto(Chain),
     /// An address.
     Address(IpAddr),
+    /// An address and a port.
+    Endpoint(SocketAddr),
 }
 
 /// One condition of a rule.
@@ -255,10 +355,12 @@ pub enum Match {
     NeighbourDiscovery,
     /// The source address is in the set.
     SourceIn(Set),
-    /// The source address is in none of the ranges, which have one family and are not empty.
-    SourceOutside(Vec<IpNet>),
+    /// The source address is in the range.
+    SourceWithin(IpNet),
     /// The source is an address of this node.
     SourceLocal,
+    /// The way back to the source leaves by none of the interfaces in the set.
+    SourceBehindOther(Set),
     /// The destination address is in the set.
     DestinationIn(Set),
     /// Destination translated, and source and new destination are a pair in the set.
@@ -282,29 +384,22 @@ pub enum Action {
     Goto(Chain),
     /// Go on where the map says for address, protocol and port; on no element, with the next rule.
     Lookup(Set),
+    /// The same for what the flow was addressed to before it was translated. Needs a match for the protocol.
+    LookupOriginal(Set),
     /// Translate the destination address to what the map says for it.
     DnatBy(Set),
-    /// Translate the destination to one of the endpoints.
-    Dnat(Choice),
+    /// Translate the destination to what the map says for client and destination; on no element, the next rule.
+    DnatRemembered(Set),
+    /// Translate the destination to what the map says for it and a random number below the count; on no element, the
+    /// next rule.
+    Dnat(Set, u32),
+    /// Put into the map for so many seconds, or for so many more, which endpoint the client got. Needs a match for the
+    /// protocol.
+    Remember(Set, u32),
     /// Put our mark on the flow, leaving other bits alone.
     Mark(u32),
     /// Translate the source to an address of this node, on a random port.
     Masquerade,
-}
-
-/// Endpoint choice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// Family of the endpoints.
-    pub family: Family,
-    /// Protocol of the Service port.
-    pub protocol: Protocol,
-    /// By the hash of the client's address rather than at random.
-    pub by_client: bool,
-    /// The chain, after which the map of its endpoints is named.
-    pub chain: Chain,
-    /// How many endpoints there are; at least one.
-    pub count: usize,
 }
 
 /// A rule: all conditions, then the actions in order.
@@ -326,15 +421,14 @@ impl Rule {
     }
 }
 
+/// Every element of the sets and maps that we fill.
+pub type Elements = BTreeMap<(Set, Key), Value>;
+
 /// The whole table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Every chain with its rules.
     pub chains: BTreeMap<Chain, Vec<Rule>>,
-    /// The endpoints that a chain chooses from, in a map with the name of the chain, numbered from 0. (One map for all
-    /// chains would be walked through by the kernel for every rule that refers to it, and maps without a name are
-    /// numbered by trying; either costs time that grows with the square of the number of Services.)
-    pub lists: BTreeMap<Chain, Vec<SocketAddr>>,
-    /// Every element of the fixed sets and maps.
-    pub elements: BTreeMap<(Set, Key), Value>,
+    /// Every element.
+    pub elements: Elements,
 }

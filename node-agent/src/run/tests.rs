@@ -3,11 +3,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use fairlead_core::config::RawPool;
-use fairlead_core::model::{AssignedRecord, Service, TrafficPolicy};
+use fairlead_core::model::{AssignedRecord, Service};
 use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::nft::change::{Changes, Held};
 use crate::nft::driver::DriverError;
 use crate::nft::ruleset::Ruleset;
 
@@ -15,6 +16,7 @@ use crate::nft::ruleset::Ruleset;
 #[derive(Clone, Default)]
 struct Kernel {
     log: Arc<Mutex<Vec<&'static str>>>,
+    table: Arc<Mutex<Option<Ruleset>>>,
     /// Longer than a speaker puts up with.
     slow: bool,
 }
@@ -31,19 +33,24 @@ impl Kernel {
 }
 
 impl Driver for Kernel {
-    async fn replace(&mut self, _: &Ruleset) -> Result<(), DriverError> {
+    async fn read(&mut self) -> Result<Option<Ruleset>, DriverError> {
+        Ok(self.table.lock().unwrap().clone())
+    }
+
+    async fn replace(&mut self, desired: Arc<Ruleset>) -> Result<(), DriverError> {
+        *self.table.lock().unwrap() = Some(Ruleset::clone(&desired));
         self.log("replace")
     }
 
-    async fn update(&mut self, _: &Ruleset, _: &Ruleset) -> Result<(), DriverError> {
+    async fn update(&mut self, changes: Arc<Changes>) -> Result<(), DriverError> {
         if self.slow {
             sleep(Duration::from_secs(30)).await;
         }
+        let mut table = self.table.lock().unwrap();
+        let mut held = Held::new(table.take().unwrap_or_default());
+        held.apply(Changes::clone(&changes));
+        *table = Some(held.ruleset().clone());
         self.log("update")
-    }
-
-    async fn intact(&mut self, _: &Ruleset) -> Result<bool, DriverError> {
-        Ok(true)
     }
 
     async fn remove(&mut self) -> Result<(), DriverError> {
@@ -155,10 +162,8 @@ async fn a_change_ages_while_the_kernel_is_slow() {
     world.index.touch();
     world.report.wait_for(|report| report.plan == 1).await.unwrap();
     world.index.with(|index| {
-        let changed = Service {
-            policy: TrafficPolicy::Local,
-            ..service(vip)
-        };
+        let mut changed = service(vip);
+        changed.ports.iter_mut().for_each(|port| port.port += 1);
         index.services.apply("default/a", Some(changed))
     });
     world.index.touch();
