@@ -96,7 +96,7 @@ impl Backend {
     pub fn new(policy: TrafficPolicy) -> Self {
         Self {
             policy,
-            client_affinity: false,
+            affinity: None,
             cluster: Vec::new(),
             local: Vec::new(),
             lasting: Vec::new(),

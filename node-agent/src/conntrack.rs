@@ -12,5 +12,5 @@ pub mod wire;
 
 pub use gauge::Fill;
 pub use queue::Queue;
-pub use served::Served;
+pub use served::{Memory, Served};
 pub use sweep::{Stats, SweepError, sweep};

@@ -1,11 +1,11 @@
 //! Which entries of connection tracking stand in the way of what is served now.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairlead_core::forward::{Backend, BackendKey, Destination, Forwarding};
-use fairlead_core::model::{Family, Protocol};
+use fairlead_core::model::{Family, Protocol, ServiceKey};
 
 use super::flow::{Filter, Flow};
 
@@ -22,35 +22,7 @@ pub struct Served {
 impl Served {
     /// All that a plan serves.
     pub fn of(plan: &Forwarding) -> Self {
-        let mut served = Self::default();
-        let mut known = HashMap::new();
-        for (destination, target) in &plan.destinations {
-            served.insert_shared(&mut known, plan, *destination, &target.backend);
-        }
-        served
-    }
-
-    /// What entries may stand in the way of since the plan `before`: destinations that were not served then, and those of
-    /// UDP that have lost an endpoint.
-    pub fn changed(before: &Forwarding, after: &Forwarding) -> Self {
-        let mut served = Self::default();
-        let mut known = HashMap::new();
-        for (destination, target) in &after.destinations {
-            let lost = || {
-                let then = &before.destinations.get(destination)?.backend;
-                let now = after.backends.get(&target.backend);
-                let then = before.backends.get(then)?;
-                Some(now.is_none_or(|now| loses(then, now)))
-            };
-            let wanted = match destination.protocol {
-                Protocol::Udp => lost().unwrap_or(true),
-                Protocol::Tcp | Protocol::Sctp => !before.destinations.contains_key(destination),
-            };
-            if wanted {
-                served.insert_shared(&mut known, after, *destination, &target.backend);
-            }
-        }
-        served
+        wanted(plan, |_, _| true)
     }
 
     /// Adds one destination with its backend.
@@ -145,19 +117,86 @@ fn of(backend: &Backend) -> impl Iterator<Item = &SocketAddr> {
         .flatten()
 }
 
-fn loses(before: &Backend, after: &Backend) -> bool {
-    if before == after {
-        return false;
+/// What the kernel served last, so that only what has changed since is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    destinations: HashSet<Destination>,
+    /// Of UDP alone.
+    backends: HashMap<BackendKey, HashSet<SocketAddr>>,
+}
+
+impl Memory {
+    /// A whole plan is in the kernel: what entries may stand in the way of. That is everything at first, then destinations
+    /// that are new, and those of UDP that have lost an endpoint.
+    pub fn whole(&mut self, plan: &Forwarding) -> Served {
+        let lost = self.lost(plan.backends.iter());
+        let fresh = |destination: &Destination| !self.destinations.contains(destination);
+        let served = wanted(plan, |destination, key| fresh(destination) || lost.contains(key));
+        self.destinations = plan.destinations.keys().copied().collect();
+        self.backends.retain(|key, _| plan.backends.contains_key(key));
+        served
     }
-    let after: HashSet<&SocketAddr> = of(after).collect();
-    of(before).any(|endpoint| !after.contains(endpoint))
+
+    /// The endpoints of these Services are in the kernel, and nothing else has changed: what entries may stand in the way
+    /// of.
+    pub fn services(&mut self, plan: &Forwarding, services: &BTreeSet<ServiceKey>) -> Served {
+        let of = |service: &ServiceKey| {
+            let first = BackendKey {
+                service: service.clone(),
+                family: Family::V4,
+                protocol: Protocol::Tcp,
+                port: 0,
+            };
+            let service = service.clone();
+            plan.backends
+                .range(first..)
+                .take_while(move |(key, _)| key.service == service)
+        };
+        let lost = self.lost(services.iter().flat_map(of));
+        if lost.is_empty() {
+            return Served::default();
+        }
+        wanted(plan, |_, key| lost.contains(key))
+    }
+
+    /// The UDP backends that have lost an endpoint; remembers all of them as they are now.
+    fn lost<'a>(
+        &mut self,
+        backends: impl Iterator<Item = (&'a BackendKey, &'a Backend)>,
+    ) -> HashSet<&'a BackendKey> {
+        let mut lost = HashSet::new();
+        for (key, backend) in backends.filter(|(key, _)| key.protocol == Protocol::Udp) {
+            let now: HashSet<SocketAddr> = of(backend).copied().collect();
+            let before = self.backends.insert(key.clone(), now);
+            if before.is_some_and(|before| has_lost(backend, &before)) {
+                lost.insert(key);
+            }
+        }
+        lost
+    }
+}
+
+/// Is one of the endpoints that it had before not the backend's any more?
+fn has_lost(backend: &Backend, before: &HashSet<SocketAddr>) -> bool {
+    let now: HashSet<&SocketAddr> = of(backend).collect();
+    before.iter().any(|endpoint| !now.contains(endpoint))
+}
+
+fn wanted(plan: &Forwarding, want: impl Fn(&Destination, &BackendKey) -> bool) -> Served {
+    let (mut served, mut known) = (Served::default(), HashMap::new());
+    for (destination, target) in &plan.destinations {
+        if want(destination, &target.backend) {
+            served.insert_shared(&mut known, plan, *destination, &target.backend);
+        }
+    }
+    served
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use fairlead_core::forward::Target;
-    use fairlead_core::model::{ServiceKey, TrafficPolicy};
+    use fairlead_core::model::TrafficPolicy;
 
     fn backend(cluster: &[&str], local: &[&str], lasting: &[&str]) -> Backend {
         let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
@@ -277,22 +316,28 @@ mod tests {
             backend(&["10.0.1.2:53"], &[], &["10.0.1.3:53"]),
         );
         let both = &["udp 192.0.2.1:53", "tcp 192.0.2.1:53"][..];
-        let none = Forwarding::default();
-        let keys = |served: Served| served.len();
-        assert_eq!(keys(Served::changed(&none, &plan(both, &one))), 2);
-        assert_eq!(keys(Served::changed(&plan(both, &one), &plan(both, &one))), 0);
-        assert_eq!(
-            keys(Served::changed(&plan(both, &one), &plan(both, &two))),
-            0,
-            "one more"
-        );
-        assert_eq!(keys(Served::changed(&plan(both, &two), &plan(both, &drains))), 0);
-        let gone = Served::changed(&plan(both, &drains), &plan(both, &one));
-        assert_eq!(
-            gone.destinations.keys().collect::<Vec<_>>(),
-            [&destination(both[0])]
-        );
-        assert_eq!(keys(Served::changed(&plan(both, &one), &none)), 0);
+        let service = BTreeSet::from([ServiceKey::new("default", "dns")]);
+        // In one go with the whole plan, or with the endpoints of the Service alone.
+        let mut memory = Memory::default();
+        assert_eq!(memory.whole(&plan(both, &one)).len(), 2, "at the start");
+        assert_eq!(memory.whole(&plan(both, &one)).len(), 0);
+        for whole in [true, false] {
+            let mut memory = memory.clone();
+            let mut next = |backend| {
+                let plan = plan(both, backend);
+                let served = match whole {
+                    true => memory.whole(&plan),
+                    false => memory.services(&plan, &service),
+                };
+                served.destinations.into_keys().collect::<Vec<_>>()
+            };
+            assert_eq!(next(&two), [], "one more");
+            assert_eq!(next(&drains), [], "it still serves");
+            assert_eq!(next(&one), [destination(both[0])], "it is gone");
+            assert_eq!(next(&one), []);
+        }
+        assert_eq!(memory.whole(&Forwarding::default()).len(), 0);
+        assert_eq!(memory.whole(&plan(both, &one)).len(), 2, "back again");
     }
 
     #[test]
