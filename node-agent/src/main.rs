@@ -129,11 +129,6 @@ async fn main() -> anyhow::Result<()> {
 async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let warnings = preflight::warnings();
-    metrics.warnings(warnings.len());
-    for warning in &warnings {
-        warn!("{warning}");
-    }
     let readiness = Readiness::new();
     let programmed = readiness.guard("the first plan in the kernel");
     let listen = args
@@ -162,6 +157,8 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
         endpoints: local_endpoints.clone(),
         reports: reports.clone(),
     };
+    let (watched, myself, told) = (index.clone(), me.clone(), metrics.clone());
+    tasks.spawn(async move { preflight::follow(&watched, &myself, &told).await });
     let healthz = in_kube_proxys_stead(args, sources, metrics.clone());
     let handover = handover::run(speaker.clone(), &nft, leaving.clone());
     let wiring = Wiring {

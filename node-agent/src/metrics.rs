@@ -54,6 +54,8 @@ pub struct Metrics {
     warnings: Gauge<i64>,
     healthz_ports: Gauge<i64>,
     healthz_failing: Gauge<i64>,
+    conntrack_entries: Gauge<i64>,
+    conntrack_max: Gauge<i64>,
     swept: Counter,
     sweeps: Histogram,
     sweep_failures: Counter,
@@ -75,6 +77,8 @@ impl Metrics {
             warnings: Gauge::default(),
             healthz_ports: Gauge::default(),
             healthz_failing: Gauge::default(),
+            conntrack_entries: Gauge::default(),
+            conntrack_max: Gauge::default(),
             swept: Counter::default(),
             // 1 ms to 16 s.
             sweeps: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
@@ -103,6 +107,10 @@ impl Metrics {
         r.register("healthz_ports", help, metrics.healthz_ports.clone());
         let help = "Ports that should be open in kube-proxy's stead and are not; the log names them";
         r.register("healthz_ports_failing", help, metrics.healthz_failing.clone());
+        let help = "Entries of connection tracking";
+        r.register("conntrack_entries", help, metrics.conntrack_entries.clone());
+        let help = "Entries of connection tracking that the kernel has room for";
+        r.register("conntrack_entries_max", help, metrics.conntrack_max.clone());
         let help = "Entries of connection tracking deleted because they led past what is served";
         r.register("conntrack_deleted", help, metrics.swept.clone());
         let help = "Time of a pass through the connection tracking table";
@@ -146,6 +154,13 @@ impl Metrics {
     /// Number of warnings of the preflight.
     pub fn warnings(&self, count: usize) {
         self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How full the connection tracking table is.
+    pub fn conntrack(&self, entries: u64, max: u64) {
+        self.conntrack_entries
+            .set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.conntrack_max.set(i64::try_from(max).unwrap_or(i64::MAX));
     }
 
     /// So many ports are open in kube-proxy's stead, and so many could not be opened.

@@ -322,6 +322,11 @@ impl Namespace {
         within(&format!("/run/netns/{}", self.0), f)
     }
 
+    /// Runs a program inside.
+    pub fn exec(&self, arguments: &[&str]) {
+        run(&[&["ip", "netns", "exec", &self.0], arguments].concat());
+    }
+
     /// Runs `ip` inside.
     pub fn ip(&self, arguments: &[&str]) {
         run(&[&["ip", "-n", &self.0], arguments].concat());
