@@ -3,20 +3,26 @@
 //! Conversions never fail as a whole: what cannot be read inside an object is left out where leaving it out is safe
 //! (an endpoint whose address does not parse), and the object is treated as absent where it is not.
 
+mod ranges;
+mod slice;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+pub use ranges::SOURCE_RANGES;
+pub use slice::{Fault, FaultKind, SERVICE_NAME_LABEL, slice, slice_and_faults};
 
 use fairlead_core::config::{
     Access, Allocation, ConflictPolicy, OnRemove, Preference, RawAdvertisement, RawHealth, RawPool,
 };
 use fairlead_core::model::{
-    Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice,
-    SliceEndpoint, SlicePort, TrafficPolicy,
+    AFFINITY_DEFAULT, AFFINITY_SECONDS, Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey,
+    ServicePort, ServiceType, TrafficPolicy,
 };
 use fairlead_core::selector::{Requirement, Selector};
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core_v1;
-use k8s_openapi::api::discovery::v1 as discovery_v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::annotations;
@@ -29,8 +35,6 @@ use crate::{AddressPool, L2Advertisement};
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// Taint by which the cluster autoscaler marks a node that it will remove.
 pub const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
-/// Label of EndpointSlices that names their Service.
-pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// A Service; `None` if it has no name, which the API server never sends.
 pub fn service(object: &core_v1::Service) -> Option<Service> {
@@ -48,6 +52,7 @@ pub fn service(object: &core_v1::Service) -> Option<Service> {
         .collect();
     let empty = BTreeMap::new();
     let notes = object.metadata.annotations.as_ref().unwrap_or(&empty);
+    let ranges = ranges::source_ranges(spec.load_balancer_source_ranges.as_deref().unwrap_or(&[]), notes);
     Some(Service {
         key: ServiceKey::new(object.metadata.namespace.clone()?, object.metadata.name.clone()?),
         uid: object.metadata.uid.clone().unwrap_or_default(),
@@ -90,13 +95,9 @@ pub fn service(object: &core_v1::Service) -> Option<Service> {
         ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
         policy: policy(spec.external_traffic_policy.as_deref()),
         health_check_node_port: spec.health_check_node_port.and_then(port_number),
-        client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
-        source_ranges: spec
-            .load_balancer_source_ranges
-            .iter()
-            .flatten()
-            .filter_map(|text| text.trim().parse::<IpNet>().ok())
-            .collect(),
+        affinity: affinity(spec),
+        source_ranges: ranges.readable,
+        unread_ranges: ranges.unread,
         foreign_ingress: vips.len() != ingress.len(),
         ingress: vips,
         assigned: status.and_then(|s| s.conditions.as_ref()?.iter().find_map(parse_assigned)),
@@ -109,47 +110,6 @@ fn service_port(port: &core_v1::ServicePort) -> Option<ServicePort> {
         protocol: protocol(port.protocol.as_deref())?,
         port: port_number(port.port)?,
         node_port: port.node_port.and_then(port_number),
-    })
-}
-
-/// An EndpointSlice; `None` if it belongs to no Service or has no IP family.
-pub fn slice(object: &discovery_v1::EndpointSlice) -> Option<Slice> {
-    let service = object.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
-    let family = family(&object.address_type)?;
-    Some(Slice {
-        service: ServiceKey::new(object.metadata.namespace.clone()?, service.clone()),
-        family,
-        ports: object
-            .ports
-            .iter()
-            .flatten()
-            .filter_map(|port| {
-                Some(SlicePort {
-                    name: port.name.clone().unwrap_or_default(),
-                    protocol: protocol(port.protocol.as_deref())?,
-                    port: port_number(port.port?)?,
-                })
-            })
-            .collect(),
-        endpoints: object
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| {
-                let conditions = endpoint.conditions.as_ref();
-                Some(SliceEndpoint {
-                    address: endpoint
-                        .addresses
-                        .first()?
-                        .parse()
-                        .ok()
-                        .filter(|a| Family::of(*a) == family)?,
-                    node: endpoint.node_name.as_deref().map(NodeName::from),
-                    ready: conditions.and_then(|c| c.ready).unwrap_or(true),
-                    serving: conditions.and_then(|c| c.serving).unwrap_or(true),
-                    terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-                })
-            })
-            .collect(),
     })
 }
 
@@ -350,6 +310,22 @@ fn protocol(name: Option<&str>) -> Option<Protocol> {
     }
 }
 
+/// The API server fills in the time and checks it; an object that is older than its rules is taken at the nearest bound.
+fn affinity(spec: &core_v1::ServiceSpec) -> Option<u32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let client_ip = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref());
+    let seconds = client_ip.and_then(|config| config.timeout_seconds);
+    let (least, most) = (*AFFINITY_SECONDS.start(), *AFFINITY_SECONDS.end());
+    Some(seconds.map_or(AFFINITY_DEFAULT, |seconds| {
+        u32::try_from(seconds).unwrap_or(least).clamp(least, most)
+    }))
+}
+
 fn policy(name: Option<&str>) -> TrafficPolicy {
     if name == Some("Local") {
         TrafficPolicy::Local
@@ -370,6 +346,3 @@ fn parse_bool(text: &str) -> Option<bool> {
         _ => None,
     }
 }
-
-#[cfg(test)]
-mod tests;

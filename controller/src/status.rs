@@ -151,7 +151,10 @@ impl Status<'_> {
                 old.status.clear();
             }
         }
-        let note = note.or(external.and_then(|external| external.note.as_ref()));
+        let unread = unread_ranges(&self.entry.service);
+        let note = note
+            .or(external.and_then(|external| external.note.as_ref()))
+            .or(unread.as_ref());
         let reason = note.map_or(Reason::Assigned, |note| note.reason);
         let remark = note
             .map(|note| note.message.clone())
@@ -258,6 +261,23 @@ impl Status<'_> {
             self.notices.push(Notice::warning("Assign", note));
         }
     }
+}
+
+/// What to say of source ranges that cannot be read; nothing if there are none.
+fn unread_ranges(service: &Service) -> Option<Refusal> {
+    let quoted = |text: &String| format!("{:?}", text.chars().take(80).collect::<String>());
+    let texts: Vec<String> = service.unread_ranges.iter().take(3).map(quoted).collect();
+    let more = match service.unread_ranges.len().saturating_sub(texts.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!texts.is_empty()).then(|| {
+        let message = format!(
+            "of loadBalancerSourceRanges, {}{more} cannot be read and admits nobody",
+            texts.join(", ")
+        );
+        Refusal::new(Reason::InvalidField, message)
+    })
 }
 
 /// `external IPs 192.0.2.9 from pool blue`; nothing if there are none. Its beginning keeps it from being read as the

@@ -2,12 +2,21 @@
 //!
 //! The rules are kube-proxy's (KEP-1669, KEP-1672): ready endpoints first; only if there is none at all, those that are
 //! terminating but still serving; never one that does not serve. The cluster-wide and the local list are computed
-//! independently of each other.
+//! independently of each other. Hints of zones and nodes (KEP-2433, KEP-3015, KEP-4444) narrow the cluster-wide list.
+//!
+//! Whether the Node of an endpoint exists is not asked here: who writes the slices sees to that.
+
+mod address;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::model::{Family, NodeName, Protocol, ServicePort, Slice};
+pub use address::{AddressFault, address_fault};
+
+use crate::model::{Family, Hints, NodeName, Protocol, ServicePort, Slice, SliceEndpoint};
 
 /// One place where a Service port is answered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,24 +31,71 @@ pub struct Endpoint {
     pub ready: bool,
     /// Terminating and still able to answer.
     pub serving_terminating: bool,
+    /// For whom it is meant, if that is said.
+    pub hints: Option<Arc<Hints>>,
+}
+
+impl Endpoint {
+    fn new(source: &SliceEndpoint, port: u16) -> Self {
+        Self {
+            address: source.address,
+            port,
+            node: source.node.clone(),
+            ready: source.ready,
+            serving_terminating: source.serving && source.terminating,
+            hints: source.hints.clone(),
+        }
+    }
+
+    /// Of two copies the higher one counts.
+    fn rank(&self) -> (bool, bool) {
+        (self.ready, self.serving_terminating)
+    }
+
+    /// As the rank; of two equals the one with hints, so that the order of slices does not matter.
+    fn better_than(&self, other: &Self) -> bool {
+        (self.rank(), &self.hints) > (other.rank(), &other.hints)
+    }
+
+    fn hint_nodes(&self) -> &[NodeName] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+
+    fn hint_zones(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+}
+
+/// The node from which endpoints are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Here<'a> {
+    /// Its name.
+    pub node: &'a NodeName,
+    /// Its zone, if its label names one.
+    pub zone: Option<&'a str>,
 }
 
 /// All endpoints of one Service and family, by port name and protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
+    /// Sorted by address, port and node. An endpoint stands here more than once only if slices disagree about its node.
     by_port: BTreeMap<(String, Protocol), Vec<Endpoint>>,
     ready_by_node: BTreeMap<NodeName, BTreeSet<IpAddr>>,
 }
 
+/// The copies of one endpoint, by node.
+type Copies = BTreeMap<Option<NodeName>, Endpoint>;
+
 impl Endpoints {
-    /// Joins the slices of one Service, keeping one family. A slice of the other family, an address of the wrong
-    /// family inside a slice and a port 0 are passed over; of two copies of an endpoint (it is moving between
-    /// slices) the ready one counts, then the one whose node is known.
+    /// Joins the slices of one Service, keeping one family. A slice of the other family, an address that no endpoint
+    /// can have and a port 0 are passed over. Of several copies of an endpoint (it is moving between slices) the ready
+    /// one counts, and it is on the node that any of them names; should they name several, it is local on each.
     pub fn join<'a>(slices: impl IntoIterator<Item = &'a Slice>, family: Family) -> Self {
-        let mut unique: BTreeMap<(String, Protocol), BTreeMap<(IpAddr, u16), Endpoint>> = BTreeMap::new();
+        let mut unique: BTreeMap<(String, Protocol), BTreeMap<(IpAddr, u16), Copies>> = BTreeMap::new();
         let mut ready_by_node: BTreeMap<NodeName, BTreeSet<IpAddr>> = BTreeMap::new();
         for slice in slices.into_iter().filter(|slice| slice.family == family) {
-            for source in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
+            let sound = |e: &&SliceEndpoint| address_fault(e.address, family).is_none();
+            for source in slice.endpoints.iter().filter(sound) {
                 if let (true, Some(node)) = (source.ready, &source.node) {
                     ready_by_node
                         .entry(node.clone())
@@ -47,19 +103,13 @@ impl Endpoints {
                         .insert(source.address);
                 }
                 for port in slice.ports.iter().filter(|port| port.port != 0) {
-                    let endpoint = Endpoint {
-                        address: source.address,
-                        port: port.port,
-                        node: source.node.clone(),
-                        ready: source.ready,
-                        serving_terminating: source.serving && source.terminating,
-                    };
+                    let endpoint = Endpoint::new(source, port.port);
                     let group = unique.entry((port.name.clone(), port.protocol)).or_default();
-                    let rank = |e: &Endpoint| (e.ready, e.serving_terminating, e.node.is_some());
-                    match group.get(&(endpoint.address, endpoint.port)) {
-                        Some(known) if rank(known) >= rank(&endpoint) => {}
+                    let copies = group.entry((endpoint.address, endpoint.port)).or_default();
+                    match copies.get(&endpoint.node) {
+                        Some(known) if !endpoint.better_than(known) => {}
                         _ => {
-                            group.insert((endpoint.address, endpoint.port), endpoint);
+                            copies.insert(endpoint.node.clone(), endpoint);
                         }
                     }
                 }
@@ -67,7 +117,7 @@ impl Endpoints {
         }
         let by_port = unique
             .into_iter()
-            .map(|(port, group)| (port, group.into_values().collect()))
+            .map(|(port, group)| (port, group.into_values().flat_map(merged).collect()))
             .collect();
         Self {
             by_port,
@@ -75,12 +125,34 @@ impl Endpoints {
         }
     }
 
-    /// Where new connections to a port may go, anywhere in the cluster; sorted by address.
-    pub fn cluster(&self, port: &ServicePort) -> Vec<&Endpoint> {
-        usable(self.of(port).iter())
+    /// Where new connections to a port may go, anywhere in the cluster, for whoever comes by the node `here`; sorted
+    /// by address, each address and port once.
+    ///
+    /// Hints hold all or nothing: those of nodes if every ready endpoint has some and one of them names this node;
+    /// else those of zones likewise; else none. They never hold for endpoints that are terminating.
+    pub fn cluster(&self, port: &ServicePort, here: Here<'_>) -> Vec<&Endpoint> {
+        let mut list = usable(self.of(port).iter());
+        let for_node = |e: &Endpoint| e.hint_nodes().contains(here.node);
+        let for_zone = |e: &Endpoint| {
+            let zone = here.zone.unwrap_or_default();
+            e.hint_zones().iter().any(|hint| hint == zone)
+        };
+        // Either all of them are ready or none is.
+        if list.first().is_some_and(|endpoint| endpoint.ready) {
+            if list.iter().all(|e| !e.hint_nodes().is_empty()) && list.iter().any(|e| for_node(e)) {
+                list.retain(|e| for_node(e));
+            } else if here.zone.is_some()
+                && list.iter().all(|e| !e.hint_zones().is_empty())
+                && list.iter().any(|e| for_zone(e))
+            {
+                list.retain(|e| for_zone(e));
+            }
+        }
+        list.dedup_by_key(|endpoint| (endpoint.address, endpoint.port));
+        list
     }
 
-    /// Where new connections to a port may go on one node; sorted by address.
+    /// Where new connections to a port may go on one node; sorted by address. No hint matters here.
     pub fn local(&self, port: &ServicePort, node: &NodeName) -> Vec<&Endpoint> {
         usable(
             self.of(port)
@@ -129,118 +201,18 @@ fn usable<'a>(endpoints: impl Iterator<Item = &'a Endpoint> + Clone) -> Vec<&'a 
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{ServiceKey, SliceEndpoint, SlicePort};
-
-    fn endpoint(address: &str, node: Option<&str>, flags: &str) -> SliceEndpoint {
-        SliceEndpoint {
-            address: address.parse().unwrap(),
-            node: node.map(NodeName::from),
-            ready: flags.contains('r'),
-            serving: flags.contains('s'),
-            terminating: flags.contains('t'),
+/// The copies of one endpoint, less those that do not know its node while another does.
+fn merged(mut copies: Copies) -> impl Iterator<Item = Endpoint> {
+    if copies.len() > 1
+        && let Some(nowhere) = copies.remove(&None)
+    {
+        for copy in copies.values_mut().filter(|copy| copy.rank() < nowhere.rank()) {
+            let node = copy.node.take();
+            *copy = Endpoint {
+                node,
+                ..nowhere.clone()
+            };
         }
     }
-
-    fn slice(port: u16, endpoints: Vec<SliceEndpoint>) -> Slice {
-        Slice {
-            service: ServiceKey::new("default", "a"),
-            family: Family::V4,
-            ports: vec![SlicePort {
-                name: "http".into(),
-                protocol: Protocol::Tcp,
-                port,
-            }],
-            endpoints,
-        }
-    }
-
-    fn http() -> ServicePort {
-        ServicePort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-        }
-    }
-
-    fn shown(endpoints: &[&Endpoint]) -> Vec<String> {
-        endpoints
-            .iter()
-            .map(|e| format!("{}:{}", e.address, e.port))
-            .collect()
-    }
-
-    #[test]
-    fn ready_first_then_serving_terminating_and_never_mixed() {
-        let (n1, n2) = (NodeName::from("n1"), NodeName::from("n2"));
-        let joined = Endpoints::join(
-            &[slice(
-                8080,
-                vec![
-                    endpoint("10.0.0.1", Some("n1"), "rs"),
-                    endpoint("10.0.0.2", Some("n2"), "st"),
-                    endpoint("10.0.0.3", Some("n2"), "t"),
-                ],
-            )],
-            Family::V4,
-        );
-        assert_eq!(shown(&joined.cluster(&http())), ["10.0.0.1:8080"]);
-        assert_eq!(shown(&joined.local(&http(), &n1)), ["10.0.0.1:8080"]);
-        // Local falls back by itself although the cluster has a ready endpoint.
-        assert_eq!(shown(&joined.local(&http(), &n2)), ["10.0.0.2:8080"]);
-        assert_eq!((joined.ready_on(&n1), joined.ready_on(&n2)), (1, 0));
-        assert!(joined.any_usable());
-    }
-
-    #[test]
-    fn slices_with_different_target_ports_join() {
-        let joined = Endpoints::join(
-            &[
-                slice(8080, vec![endpoint("10.0.0.1", Some("n1"), "rs")]),
-                slice(9090, vec![endpoint("10.0.0.2", None, "rs")]),
-                slice(0, vec![endpoint("10.0.0.9", None, "rs")]),
-            ],
-            Family::V4,
-        );
-        assert_eq!(
-            shown(&joined.cluster(&http())),
-            ["10.0.0.1:8080", "10.0.0.2:9090"]
-        );
-        assert!(joined.local(&http(), &NodeName::from("n2")).is_empty());
-        let other = ServicePort {
-            name: "https".into(),
-            ..http()
-        };
-        assert!(joined.cluster(&other).is_empty());
-    }
-
-    #[test]
-    fn a_duplicate_counts_once_and_its_ready_copy_wins() {
-        for flip in [false, true] {
-            let mut slices = vec![
-                slice(80, vec![endpoint("10.0.0.1", Some("n1"), "st")]),
-                slice(80, vec![endpoint("10.0.0.1", Some("n1"), "rs")]),
-            ];
-            if flip {
-                slices.reverse();
-            }
-            let joined = Endpoints::join(&slices, Family::V4);
-            assert_eq!(shown(&joined.cluster(&http())), ["10.0.0.1:80"]);
-            assert_eq!(joined.ready_on(&NodeName::from("n1")), 1);
-        }
-    }
-
-    #[test]
-    fn the_wrong_family_is_passed_over() {
-        let joined = Endpoints::join(
-            &[slice(80, vec![endpoint("2001:db8::1", None, "rs")])],
-            Family::V4,
-        );
-        assert!(!joined.any_usable());
-        let empty = Endpoints::join(&[slice(80, vec![endpoint("10.0.0.1", None, "rs")])], Family::V6);
-        assert_eq!(empty, Endpoints::default());
-    }
+    copies.into_values()
 }

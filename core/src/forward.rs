@@ -4,15 +4,19 @@
 //! Every node serves every owned address, whichever node announces it: pods and processes of a node reach a VIP without
 //! leaving the node first. The outcome for one packet is [`Backend::outcome`]; its rules are those of kube-proxy.
 
+pub mod node_ports;
+pub mod pods;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::node_ports::NodePortAddresses;
+use self::pods::{PodSources, Pods};
 use crate::config::Config;
-use crate::endpoints::{Endpoint, Endpoints};
+use crate::endpoints::{Endpoint, Endpoints, Here};
 use crate::model::{
     Family, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, Slice, TrafficPolicy,
 };
@@ -33,6 +37,29 @@ pub struct Snapshot<'a> {
     /// The Node object of this node. Without it there are no node ports and no pods to tell from outsiders, but VIPs
     /// are served all the same.
     pub node: Option<&'a Node>,
+    /// What the node itself says about its addresses and interfaces.
+    pub local: &'a Local,
+}
+
+/// What is particular to the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Local {
+    /// What tells a pod of this node.
+    pub pods: Pods,
+    /// The addresses that serve node ports.
+    pub node_ports: Vec<IpAddr>,
+}
+
+impl Local {
+    /// What follows from the Node object alone.
+    pub fn of(node: Option<&Node>) -> Self {
+        Self {
+            pods: pods::pods(&PodSources::Cidrs, node, &[], &[]),
+            node_ports: node
+                .map(|node| NodePortAddresses::Internal.of(node, &[]))
+                .unwrap_or_default(),
+        }
+    }
 }
 
 /// One port of one Service in one family.
@@ -53,7 +80,7 @@ pub struct BackendKey {
 pub struct Backend {
     /// `spec.externalTrafficPolicy`.
     pub policy: TrafficPolicy,
-    /// Flows of one client address go to one endpoint, until none has come for so many seconds.
+    /// Flows of one client address go to one endpoint until none has begun for so many seconds.
     pub affinity: Option<u32>,
     /// Usable endpoints anywhere, sorted.
     pub cluster: Vec<SocketAddr>,
@@ -152,13 +179,13 @@ pub struct Forwarding {
     pub destinations: BTreeMap<Destination, Target>,
     /// The Service ports behind the destinations.
     pub backends: BTreeMap<BackendKey, Backend>,
-    /// Sources that are pods of this node, aggregated.
-    pub pod_ranges: Vec<IpNet>,
+    /// What tells a pod of this node.
+    pub pods: Pods,
     /// The destinations of each served Service, in the order of the table above. An address that another Service has
     /// at the same protocol and port is not among them.
     pub services: BTreeMap<ServiceKey, Vec<Destination>>,
-    /// Interfaces that lead away from this node; what comes by others is a pod. Empty: only `pod_ranges` tell.
-    pub uplinks: BTreeSet<Arc<str>>,
+    /// The addresses of this node that serve node ports.
+    pub node_ports: Vec<IpAddr>,
     /// This node's InternalIPs, in order; the first one of a family answers pings to VIPs.
     pub node_addresses: Vec<IpAddr>,
     /// Ready endpoints on this node of each served Service of policy Local. A terminating one is none, although it may
@@ -172,7 +199,7 @@ impl Forwarding {
     /// Do both plans treat packets to this VIP alike?
     pub fn same_for(&self, other: &Self, vip: IpAddr) -> bool {
         self.addresses.get(&vip) == other.addresses.get(&vip)
-            && self.pod_ranges == other.pod_ranges
+            && self.pods == other.pods
             && self.of(vip).eq(other.of(vip))
     }
 
@@ -190,12 +217,12 @@ impl Forwarding {
     }
 
     /// Plans one Service anew whose endpoints changed, and nothing else of it. Answers whether that makes a difference.
-    pub fn refresh(&mut self, service: &Service, slices: &[&Slice], me: &NodeName) -> bool {
+    pub fn refresh(&mut self, service: &Service, slices: &[&Slice], here: Here<'_>) -> bool {
         let mut changed = false;
         for family in [Family::V4, Family::V6] {
             let endpoints = Endpoints::join(slices.iter().copied(), family);
             if let Some(known) = self.local_ready.get_mut(&(service.key.clone(), family)) {
-                let ready = endpoints.ready_on(me);
+                let ready = endpoints.ready_on(here.node);
                 changed |= std::mem::replace(known, ready) != ready;
             }
             for port in &service.ports {
@@ -206,7 +233,7 @@ impl Forwarding {
                     port: port.port,
                 };
                 if let Some(known) = self.backends.get_mut(&key) {
-                    let backend = backend(service, port, &endpoints, me);
+                    let backend = backend(service, port, &endpoints, here);
                     changed |= *known != backend;
                     *known = backend;
                 }
@@ -230,12 +257,14 @@ impl Forwarding {
 /// Plans the forwarding of the node `me`.
 pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
     let mut plan = Forwarding {
-        pod_ranges: snapshot
-            .node
-            .map(|n| IpNet::aggregate(&n.pod_cidrs))
-            .unwrap_or_default(),
+        pods: snapshot.local.pods.clone(),
+        node_ports: snapshot.local.node_ports.clone(),
         node_addresses: snapshot.node.map(|n| n.internal_ips.clone()).unwrap_or_default(),
         ..Forwarding::default()
+    };
+    let here = Here {
+        node: me,
+        zone: snapshot.node.and_then(Node::zone),
     };
     let ownership = resolve(snapshot.services.iter().copied(), snapshot.config, snapshot.class);
     let mut served: BTreeMap<&ServiceKey, (&Service, Vec<Vip>)> = BTreeMap::new();
@@ -274,7 +303,7 @@ pub fn plan(snapshot: &Snapshot<'_>, me: &NodeName) -> Forwarding {
             let vips: Vec<Vip> = vips.iter().copied().filter(of_family).collect();
             if !vips.is_empty() {
                 let endpoints = Endpoints::join(slices.iter().copied(), family);
-                plan_service(&mut plan, service, family, &vips, &endpoints, me);
+                plan_service(&mut plan, service, family, &vips, &endpoints, here);
             }
         }
     }
@@ -290,10 +319,10 @@ fn plan_service(
     family: Family,
     vips: &[Vip],
     endpoints: &Endpoints,
-    me: &NodeName,
+    here: Here<'_>,
 ) {
     if service.policy == TrafficPolicy::Local {
-        let ready = endpoints.ready_on(me);
+        let ready = endpoints.ready_on(here.node);
         plan.local_ready.insert((service.key.clone(), family), ready);
     }
     let ranges = source_ranges(&service.source_ranges, family);
@@ -303,7 +332,7 @@ fn plan_service(
         Place::External => vec![],
     };
     let node_addresses: Vec<IpAddr> = plan
-        .node_addresses
+        .node_ports
         .iter()
         .copied()
         .filter(|a| Family::of(*a) == family)
@@ -319,7 +348,7 @@ fn plan_service(
             continue; // the API allows no second port of the same number and protocol
         }
         plan.backends
-            .insert(key.clone(), backend(service, port, endpoints, me));
+            .insert(key.clone(), backend(service, port, endpoints, here));
         let on_vips = vips
             .iter()
             .map(|(vip, place)| (*vip, port.port, ranges_at(*place)));
@@ -345,22 +374,21 @@ fn plan_service(
     }
 }
 
-fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, me: &NodeName) -> Backend {
+fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, here: Here<'_>) -> Backend {
     let addresses = |list: Vec<&Endpoint>| -> Vec<SocketAddr> {
         let unique: BTreeSet<SocketAddr> = list
             .into_iter()
-            .filter(|endpoint| can_be_reached(endpoint.address))
             .map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port))
             .collect();
         unique.into_iter().collect()
     };
     let mut backend = Backend {
         policy: service.policy,
-        affinity: service.client_ip_affinity.then_some(10_800),
-        cluster: addresses(endpoints.cluster(port)),
+        affinity: service.affinity,
+        cluster: addresses(endpoints.cluster(port, here)),
         local: match service.policy {
             TrafficPolicy::Cluster => Vec::new(),
-            TrafficPolicy::Local => addresses(endpoints.local(port, me)),
+            TrafficPolicy::Local => addresses(endpoints.local(port, here.node)),
         },
         lasting: Vec::new(),
     };
@@ -385,11 +413,6 @@ fn source_ranges(all: &[IpNet], family: Family) -> Vec<IpNet> {
         return Vec::new();
     }
     IpNet::aggregate(&ours)
-}
-
-/// The API refuses such endpoints, but a slice may have been stored before it did.
-fn can_be_reached(address: IpAddr) -> bool {
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
 }
 
 #[cfg(test)]

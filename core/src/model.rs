@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -204,6 +205,11 @@ pub struct ExternalRecord {
     pub since: i64,
 }
 
+/// How long `sessionAffinity: ClientIP` may remember a client, in seconds.
+pub const AFFINITY_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
+/// How long it does if the Service does not say, in seconds.
+pub const AFFINITY_DEFAULT: u32 = 10_800;
+
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -247,10 +253,15 @@ pub struct Service {
     pub policy: TrafficPolicy,
     /// `spec.healthCheckNodePort`, present under `Local` on type LoadBalancer only.
     pub health_check_node_port: Option<u16>,
-    /// `spec.sessionAffinity: ClientIP`.
-    pub client_ip_affinity: bool,
-    /// `spec.loadBalancerSourceRanges`; empty means everybody.
+    /// `spec.sessionAffinity: ClientIP`: for how many seconds after its last new flow a client is remembered, within
+    /// [`AFFINITY_SECONDS`]. `None` without affinity.
+    pub affinity: Option<u32>,
+    /// Who may use the load balancer: `spec.loadBalancerSourceRanges`, or the annotation if the field is empty. A
+    /// family of which no range is listed is open to everybody. A text that cannot be read must open nothing: a
+    /// family that has no other range then has one that nobody is in.
     pub source_ranges: Vec<IpNet>,
+    /// The texts among the source ranges that cannot be read.
+    pub unread_ranges: Vec<String>,
     /// Addresses in `status.loadBalancer.ingress` whose mode is VIP (or unset).
     pub ingress: Vec<IpAddr>,
     /// `status.loadBalancer.ingress` has entries that are not an address in VIP mode (a hostname, mode Proxy).
@@ -271,6 +282,15 @@ impl Service {
         let mut recorded = self.external.iter().flat_map(|record| &record.addresses);
         recorded.find(|external| external.address == address)
     }
+}
+
+/// For which nodes and zones an endpoint is meant: what `trafficDistribution` and topology-aware routing come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hints {
+    /// `hints.forNodes`.
+    pub nodes: Vec<NodeName>,
+    /// `hints.forZones`.
+    pub zones: Vec<String>,
 }
 
 /// One port of an EndpointSlice.
@@ -297,6 +317,8 @@ pub struct SliceEndpoint {
     pub serving: bool,
     /// `conditions.terminating` (nil means false).
     pub terminating: bool,
+    /// `hints`; absent when there are none.
+    pub hints: Option<Arc<Hints>>,
 }
 
 /// An EndpointSlice.
@@ -337,4 +359,15 @@ pub struct Node {
     pub autoscaler_taint: bool,
     /// Condition `NetworkUnavailable` is true.
     pub network_unavailable: bool,
+}
+
+/// Label of a Node that names its zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+impl Node {
+    /// The zone that it is in, if it says so.
+    pub fn zone(&self) -> Option<&str> {
+        let zone = self.labels.get(ZONE_LABEL)?;
+        Some(zone.as_str()).filter(|zone| !zone.is_empty())
+    }
 }

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fairlead_core::endpoints::Here;
 use fairlead_core::forward::Forwarding;
-use fairlead_core::model::{NodeName, Service, ServiceKey, Slice};
+use fairlead_core::model::{Service, ServiceKey, Slice};
 use fairlead_runtime::link::{AddressReport, AgentReport, LocalEndpoints};
 use tracing::{debug, error, info, warn};
 
@@ -117,9 +118,9 @@ impl<D: Driver> Engine<D> {
 
     /// Takes the endpoints of one Service, nothing else of which changed since the last whole plan. Answers whether
     /// there is something to apply.
-    pub fn refresh(&mut self, service: &Service, slices: &[&Slice], me: &NodeName, since: Instant) -> bool {
+    pub fn refresh(&mut self, service: &Service, slices: &[&Slice], here: Here<'_>, since: Instant) -> bool {
         let Some(plan) = &mut self.plan else { return false };
-        let changed = plan.refresh(service, slices, me);
+        let changed = plan.refresh(service, slices, here);
         if changed {
             self.open(Open::Services(BTreeSet::from([service.key.clone()])), since);
         }

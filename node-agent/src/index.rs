@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_api::convert;
 use fairlead_core::config::{RawPool, compile};
-use fairlead_core::forward::{Forwarding, Snapshot, plan};
+use fairlead_core::endpoints::Here;
+use fairlead_core::forward::{Forwarding, Local, Snapshot, plan};
 use fairlead_core::model::{Node, NodeName, Service, ServiceKey, Slice};
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
@@ -103,6 +104,19 @@ impl Index {
         Some((service, slices.filter_map(|key| self.slices.get(key)).collect()))
     }
 
+    /// Where endpoints are looked for.
+    pub fn here<'a>(&'a self, me: &'a NodeName) -> Here<'a> {
+        Here {
+            node: me,
+            zone: self.nodes.get(me.as_str()).and_then(Node::zone),
+        }
+    }
+
+    /// What the node says about itself.
+    fn local(&self, me: &NodeName) -> Local {
+        Local::of(self.nodes.get(me.as_str()))
+    }
+
     fn listed(&self) -> bool {
         self.services.listed() && self.slices.listed() && self.nodes.listed() && self.pools.listed()
     }
@@ -123,6 +137,7 @@ impl Index {
             config: &config,
             class,
             node: self.nodes.get(me.as_str()),
+            local: &self.local(me),
         };
         Some(plan(&snapshot, me))
     }

@@ -6,6 +6,7 @@
 pub mod build;
 pub mod change;
 pub mod driver;
+pub mod netlink;
 pub mod render;
 pub mod ruleset;
 

@@ -103,7 +103,7 @@ fn take<D: Driver>(
         News::Services(keys) => {
             let known = keys.iter().filter_map(|key| index.service(key));
             known.fold(false, |open, (service, slices)| {
-                engine.refresh(service, &slices, &wiring.me, seen) | open
+                engine.refresh(service, &slices, index.here(&wiring.me), seen) | open
             })
         }
     }

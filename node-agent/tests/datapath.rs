@@ -320,7 +320,7 @@ fn an_endpoint_reaches_itself_through_the_vip() {
 #[test]
 fn affinity_keeps_a_client_at_one_endpoint() {
     let mut sticky = service("a", Anywhere, &[VIP], &["80/tcp"]);
-    sticky.client_ip_affinity = true;
+    sticky.affinity = Some(10_800);
     let topology = with(&Cluster::new().with(sticky, &[HERE, HERE_TOO, THERE]));
     let pod = |from: &str| {
         topology

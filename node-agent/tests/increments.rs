@@ -89,7 +89,7 @@ fn cluster((services, wide): &State) -> Cluster {
             &vips.each_ref().map(|v| v.as_str()),
             &ports,
         );
-        service.client_ip_affinity = drawn.sticky;
+        service.affinity = drawn.sticky.then_some(10_800);
         if drawn.ranges {
             service.source_ranges = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
         }

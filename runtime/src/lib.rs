@@ -11,6 +11,7 @@ pub mod lease;
 pub mod leaving;
 pub mod link;
 pub mod readiness;
+pub mod said;
 pub mod server;
 pub mod services;
 pub mod shutdown;

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::said::Said;
 use crate::table::Table;
 
 /// An object that decodes to itself, or to what is wrong with it: `Api::<Guarded<Service>>::all(client)`.
@@ -69,14 +70,14 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().timeout(30)
 }
 
-/// Follows one kind for ever, with back-off. An object that cannot be decoded is logged and treated as absent; it
-/// never stalls the watch.
+/// Follows one kind for ever, with back-off. An object that cannot be decoded is logged, once, and treated as absent;
+/// it never stalls the watch.
 pub async fn follow<K, T, I>(
     api: Api<Guarded<K>>,
     config: watcher::Config,
     shared: Shared<I>,
     table: fn(&mut I) -> &mut Table<T>,
-    convert: fn(&K) -> Option<T>,
+    convert: impl FnMut(&K) -> Option<T>,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default + Clone + Eq + std::hash::Hash,
@@ -93,7 +94,7 @@ pub async fn follow_and_relist<K, T, I>(
     config: watcher::Config,
     shared: Shared<I>,
     table: fn(&mut I) -> &mut Table<T>,
-    convert: fn(&K) -> Option<T>,
+    mut convert: impl FnMut(&K) -> Option<T>,
     relist: Relist,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -102,10 +103,13 @@ pub async fn follow_and_relist<K, T, I>(
 {
     let kind = shared.with(|index| table(index).kind());
     let mut buffer: BTreeMap<String, T> = BTreeMap::new();
-    let decode = |object: &Guarded<K>| match &object.0 {
+    let mut said = Said::default();
+    let mut decode = |object: &Guarded<K>| match &object.0 {
         Ok(object) => convert(object),
         Err(error) => {
-            warn!(kind, object = error.metadata.name, %error, "cannot decode the object; treating it as absent");
+            if said.first(&key(object), ()) {
+                warn!(kind, object = key(object), %error, "cannot decode the object; treating it as absent");
+            }
             None
         }
     };

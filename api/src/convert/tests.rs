@@ -1,4 +1,7 @@
 use super::*;
+use fairlead_core::endpoints::AddressFault;
+use fairlead_core::model::{Hints, Slice};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 fn service_of(value: Value) -> Service {
@@ -28,9 +31,15 @@ fn a_load_balancer_service() {
     assert_eq!(converted.families, [Family::V4, Family::V6]);
     assert_eq!(converted.policy, TrafficPolicy::Local);
     assert_eq!(converted.health_check_node_port, Some(31000));
-    assert!(converted.client_ip_affinity && converted.foreign_ingress);
+    assert!(converted.foreign_ingress);
+    assert_eq!(converted.affinity, Some(10_800));
+    assert_eq!(converted.unread_ranges, ["nonsense"]);
     assert_eq!(converted.ingress, ["192.0.2.9".parse::<IpAddr>().unwrap()]);
-    assert_eq!(converted.source_ranges.len(), 1);
+    // IPv4 has its range; IPv6, for which none can be read, is closed.
+    assert_eq!(
+        converted.source_ranges,
+        ["198.51.100.0/24", "::/128"].map(|range| range.parse::<IpNet>().unwrap())
+    );
     assert_eq!(converted.ports[0].node_port, Some(30080));
     assert_eq!(
         (converted.ports[1].protocol, converted.ports[1].node_port),
@@ -191,4 +200,162 @@ fn the_health_of_a_pool() {
         success: Some(4),
     };
     assert_eq!(read(json!({"addresses": [], "health": full})), expected);
+}
+
+#[test]
+fn affinity_has_a_time() {
+    let read =
+        |spec: Value| service_of(json!({"metadata": {"namespace": "a", "name": "b"}, "spec": spec})).affinity;
+    let sticky = |seconds: Value| {
+        read(
+            json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}}),
+        )
+    };
+    assert_eq!(read(json!({})), None);
+    assert_eq!(read(json!({"sessionAffinity": "None"})), None);
+    assert_eq!(read(json!({"sessionAffinity": "ClientIP"})), Some(10_800));
+    for (seconds, expected) in [
+        (json!(null), 10_800),
+        (json!(1), 1),
+        (json!(300), 300),
+        (json!(86_400), 86_400),
+        (json!(0), 1),
+        (json!(-5), 1),
+        (json!(86_401), 86_400),
+    ] {
+        assert_eq!(sticky(seconds.clone()), Some(expected), "{seconds}");
+    }
+}
+
+#[test]
+fn source_ranges_may_stand_in_an_annotation() {
+    let read = |annotation: &str, field: Value| {
+        let converted = service_of(json!({
+            "metadata": {"namespace": "a", "name": "b", "annotations": {SOURCE_RANGES: annotation}},
+            "spec": {"type": "LoadBalancer", "loadBalancerSourceRanges": field},
+        }));
+        let texts: Vec<String> = converted.source_ranges.iter().map(ToString::to_string).collect();
+        texts.join(" ")
+    };
+    assert_eq!(
+        read("10.0.0.0/8, 2001:db8::/32", json!(null)),
+        "10.0.0.0/8 2001:db8::/32"
+    );
+    assert_eq!(read("10.0.0.0/8", json!([])), "10.0.0.0/8");
+    assert_eq!(read("10.0.0.0/8", json!(["192.0.2.0/24"])), "192.0.2.0/24");
+}
+
+fn slice_of(spec: Value) -> (Option<Slice>, Vec<Fault>) {
+    let mut object =
+        json!({"metadata": {"namespace": "shop", "name": "web-1", "labels": {SERVICE_NAME_LABEL: "web"}}});
+    for (key, value) in spec.as_object().unwrap() {
+        object[key] = value.clone();
+    }
+    slice_and_faults(&serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn a_malformed_slice_keeps_what_is_sound_and_says_what_is_not() {
+    let (slice, faults) = slice_of(json!({
+        "addressType": "IPv6",
+        "ports": [
+            {"name": "http", "port": 8080}, {"name": "none"}, {"name": "zero", "port": 0}, {"name": "big", "port": 65536},
+            {"name": "odd", "port": 1, "protocol": "ICMP"}, {"port": 53, "protocol": "UDP"},
+        ],
+        "endpoints": [
+            {"addresses": ["2001:db8::1", "2001:db8::2"]},
+            {"addresses": []},
+            {"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]},
+            {"addresses": ["web.example"]},
+            {"addresses": ["::1"]},
+            {"addresses": ["::"]},
+            {"addresses": ["fe80::1"]},
+            {"addresses": ["fe80::1%eth0"]},
+            {"addresses": ["ff02::1"]},
+            {"addresses": ["::ffff:10.0.0.1"]},
+            {"addresses": ["2001:db8::3"], "nodeName": ""},
+        ],
+    }));
+    let slice = slice.unwrap();
+    let ports: Vec<(&str, u16)> = slice.ports.iter().map(|p| (p.name.as_str(), p.port)).collect();
+    assert_eq!(ports, [("http", 8080), ("", 53)]);
+    let addresses: Vec<String> = slice.endpoints.iter().map(|e| e.address.to_string()).collect();
+    assert_eq!(addresses, ["2001:db8::1", "2001:db8::3"]);
+    assert!(slice.endpoints.iter().all(|e| e.node.is_none()));
+    let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "3 ports without a usable number (none)",
+            "1 port of unknown protocol (ICMP)",
+            "1 endpoint without an address",
+            "2 endpoints with an unreadable address (\"web.example\")",
+            "2 endpoints with an address that is not of the slice's addressType (10.0.0.1)",
+            "1 endpoint with the unspecified address (::)",
+            "1 endpoint with a loopback address (::1)",
+            "1 endpoint with a link-local address (fe80::1)",
+            "1 endpoint with a multicast or broadcast address (ff02::1)",
+            "1 endpoint with an IPv4-mapped IPv6 address (::ffff:10.0.0.1)",
+        ]
+    );
+    assert_eq!(faults[6].kind, FaultKind::Address(AddressFault::Loopback));
+}
+
+#[test]
+fn sound_slices_have_no_fault_whoever_wrote_them() {
+    for spec in [
+        // A place-holder: the Service has no endpoints.
+        json!({"addressType": "IPv4", "endpoints": [], "ports": []}),
+        json!({"addressType": "IPv4", "endpoints": []}),
+        json!({"addressType": "IPv4", "endpoints": [], "ports": null}),
+        // Written by hand, for a Service without a selector.
+        json!({
+            "metadata": {"namespace": "shop", "name": "by-hand",
+                "labels": {SERVICE_NAME_LABEL: "web", "endpointslice.kubernetes.io/managed-by": "a-person"}},
+            "addressType": "IPv4", "ports": [{"name": "", "port": 80}],
+            "endpoints": [{"addresses": ["203.0.113.7"]}],
+        }),
+    ] {
+        let (slice, faults) = slice_of(spec.clone());
+        assert!(slice.is_some() && faults.is_empty(), "{spec}: {faults:?}");
+    }
+    let (fqdn, faults) =
+        slice_of(json!({"addressType": "FQDN", "endpoints": [{"addresses": ["a.example"]}]}));
+    assert_eq!(fqdn, None);
+    assert_eq!(faults[0].to_string(), "the whole slice, of addressType \"FQDN\"");
+    let many: Vec<Value> = (0..1000)
+        .map(|n| json!({"addresses": [format!("127.0.{}.{}", n / 250, n % 250)]}))
+        .collect();
+    let (slice, faults) = slice_of(json!({"addressType": "IPv4", "endpoints": many}));
+    assert!(slice.unwrap().endpoints.is_empty());
+    assert_eq!((faults.len(), faults[0].count), (1, 1000));
+}
+
+#[test]
+fn endpoints_that_are_published_although_not_ready_are_ready() {
+    // What the EndpointSlice controller writes with publishNotReadyAddresses, for a pod that terminates too.
+    let conditions = json!({"ready": true, "serving": false, "terminating": true});
+    let (slice, _) = slice_of(json!({"addressType": "IPv4", "ports": [{"port": 80}],
+        "endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "n1", "conditions": conditions}]}));
+    let endpoint = &slice.unwrap().endpoints[0];
+    assert!(endpoint.ready && !endpoint.serving);
+}
+
+#[test]
+fn hints_are_read() {
+    let read = |hints: Value| {
+        let (slice, _) = slice_of(
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "hints": hints}]}),
+        );
+        slice.unwrap().endpoints[0].hints.as_deref().cloned()
+    };
+    assert_eq!(read(json!(null)), None);
+    assert_eq!(read(json!({})), None);
+    assert_eq!(read(json!({"forZones": []})), None);
+    let both = json!({"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n1"}]});
+    let expected = Hints {
+        nodes: vec!["n1".into()],
+        zones: vec!["a".into(), "b".into()],
+    };
+    assert_eq!(read(both), Some(expected));
 }

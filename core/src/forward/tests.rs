@@ -1,7 +1,8 @@
 use super::*;
 use crate::config::{RawPool, compile};
 use crate::model::{
-    AssignedRecord, ExternalAddress, ExternalRecord, ServiceType, SliceEndpoint, SlicePort, Wishes,
+    AssignedRecord, ExternalAddress, ExternalRecord, Hints, ServiceType, SliceEndpoint, SlicePort, Wishes,
+    ZONE_LABEL,
 };
 use crate::testing::{node, service};
 
@@ -48,6 +49,7 @@ fn slice(name: &str, endpoints: &[&str]) -> Slice {
                 ready: flags.contains('r'),
                 serving: flags.contains('s'),
                 terminating: flags.contains('t'),
+                hints: None,
             }
         })
         .collect();
@@ -74,6 +76,7 @@ fn planned(services: &[&Service], slices: &[&Slice]) -> Forwarding {
         config: &config(),
         class: CLASS,
         node: Some(&me),
+        local: &crate::forward::Local::of(Some(&me)),
     };
     plan(&snapshot, &me.name)
 }
@@ -184,6 +187,7 @@ fn a_vip_needs_no_node_port_and_no_node_object() {
             config: &config(),
             class: CLASS,
             node: None,
+            local: &crate::forward::Local::of(None),
         },
         &NodeName::from("n1"),
     );
@@ -207,6 +211,7 @@ fn an_address_of_this_node_is_never_served_as_a_vip() {
         config: &config(),
         class: CLASS,
         node: Some(&me),
+        local: &crate::forward::Local::of(Some(&me)),
     };
     let plan = plan(&snapshot, &me.name);
     assert!(
@@ -464,6 +469,94 @@ fn udp_endpoints_that_still_serve_keep_their_flows() {
         assert_eq!(
             (backend.cluster.len(), shown),
             (1, lasting.iter().map(ToString::to_string).collect())
+        );
+    }
+}
+
+#[test]
+fn a_service_of_another_proxy_is_served_at_the_addresses_that_are_ours() {
+    // The label takes the ClusterIP from kube-proxy; the external path goes by the class and the record alone.
+    let mut service = holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]);
+    let label = "service.kubernetes.io/service-proxy-name";
+    service.labels.insert(label.into(), "another".into());
+    let mut of_another = service.clone();
+    of_another.class = Some("example.com/another".into());
+    let slice = slice("a", &["10.0.1.2@n1+rs"]);
+    let plan = planned(&[&service], &[&slice]);
+    for destination in [at("192.0.2.1", 80), at("172.30.0.11", 30080)] {
+        assert_eq!(
+            shown(&plan, destination, Source::Outside),
+            "10.0.1.2:8080 masquerade"
+        );
+    }
+    assert!(planned(&[&of_another], &[&slice]).destinations.is_empty());
+}
+
+#[test]
+fn a_headless_service_is_not_served() {
+    let headless = external(Service {
+        headless: true,
+        kind: ServiceType::ClusterIp,
+        ..service("a")
+    });
+    let plan = planned(&[&headless], &[&slice("a", &["10.0.1.2@n1+rs"])]);
+    assert!(plan.addresses.is_empty() && plan.destinations.is_empty());
+}
+
+#[test]
+fn affinity_keeps_its_time() {
+    let mut service = holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]);
+    for affinity in [None, Some(1), Some(86_400)] {
+        service.affinity = affinity;
+        let plan = planned(&[&service], &[]);
+        assert!(plan.backends.values().all(|backend| backend.affinity == affinity));
+    }
+}
+
+#[test]
+fn hints_narrow_the_cluster_wide_list_and_not_the_local_one() {
+    let mut slice = slice("a", &["10.0.1.2@n1+rs", "10.0.2.2@n2+rs"]);
+    for (endpoint, zone) in slice.endpoints.iter_mut().zip(["east", "west"]) {
+        endpoint.hints = Some(std::sync::Arc::new(Hints {
+            nodes: vec![],
+            zones: vec![zone.into()],
+        }));
+    }
+    let in_zone = |zone: Option<&str>, policy, source| {
+        let service = holding("a", policy, &["192.0.2.1"]);
+        let mut me = node("n1", "172.30.0.11");
+        me.labels
+            .extend(zone.map(|zone| (ZONE_LABEL.to_owned(), zone.to_owned())));
+        let snapshot = Snapshot {
+            services: &[&service],
+            slices: &[&slice],
+            config: &config(),
+            class: CLASS,
+            node: Some(&me),
+            local: &crate::forward::Local::of(Some(&me)),
+        };
+        shown(&plan(&snapshot, &me.name), at("192.0.2.1", 80), source)
+    };
+    use Source::{Outside, Pod};
+    use TrafficPolicy::{Cluster, Local};
+    for (zone, policy, source, expected) in [
+        (Some("east"), Cluster, Outside, "10.0.1.2:8080 masquerade"),
+        (Some("west"), Cluster, Outside, "10.0.2.2:8080 masquerade"),
+        (Some("west"), Cluster, Pod, "10.0.2.2:8080 masquerade"),
+        (
+            Some("south"),
+            Cluster,
+            Outside,
+            "10.0.1.2:8080 10.0.2.2:8080 masquerade",
+        ),
+        (None, Cluster, Outside, "10.0.1.2:8080 10.0.2.2:8080 masquerade"),
+        (Some("west"), Local, Outside, "10.0.1.2:8080"),
+        (Some("west"), Local, Pod, "10.0.2.2:8080"),
+    ] {
+        assert_eq!(
+            in_zone(zone, policy, source),
+            expected,
+            "{zone:?} {policy:?} {source:?}"
         );
     }
 }

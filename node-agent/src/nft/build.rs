@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use fairlead_core::forward::pods::PodLinks;
 use fairlead_core::forward::{Backend, Destination, Forwarding, Outcome, Source, Target};
 use fairlead_core::model::{Family, Protocol, ServiceKey, TrafficPolicy};
 use ipnet::IpNet;
@@ -19,9 +20,9 @@ pub const STANDING: u32 = 16;
 
 /// Builds the table for a plan. `mark` is our bit of the conntrack mark.
 pub fn build(plan: &Forwarding, mark: u32) -> Ruleset {
-    let mut chains = fixed_chains(mark, !plan.uplinks.is_empty());
+    let mut chains = fixed_chains(mark, &plan.pods.links);
     let mut elements = node_elements(plan);
-    for address in plan.backends.values().flat_map(|backend| hairpins(plan, backend)) {
+    for address in plan.backends.values().flat_map(hairpins) {
         let (key, value) = hairpin(address);
         elements.insert(key, value);
     }
@@ -167,12 +168,8 @@ fn guard(ranges: Vec<IpNet>, verdict: &Chain) -> Vec<Rule> {
 }
 
 /// Endpoints on this node that may be given a flow of their own, unmarked: the answer would go to the pod itself.
-pub fn hairpins<'a>(plan: &'a Forwarding, backend: &'a Backend) -> impl Iterator<Item = IpAddr> + 'a {
-    let local = backend.policy == TrafficPolicy::Local;
-    let endpoints = backend.cluster.iter().filter(move |_| local);
-    endpoints
-        .map(SocketAddr::ip)
-        .filter(|address| plan.pod_ranges.iter().any(|range| range.contains(address)))
+pub fn hairpins(backend: &Backend) -> impl Iterator<Item = IpAddr> {
+    backend.local.iter().map(SocketAddr::ip)
 }
 
 /// The element for such an endpoint.
@@ -191,12 +188,13 @@ fn node_elements(plan: &Forwarding) -> Elements {
             elements.insert((Set::Echo(family), Key::Address(vip)), Value::Address(*node));
         }
     }
-    for range in &plan.pod_ranges {
+    for range in &plan.pods.ranges {
         let set = Set::Pods(Family::of(range.addr()));
         elements.insert((set, Key::Range(*range)), Value::Member);
     }
-    for name in &plan.uplinks {
-        elements.insert((Set::Uplinks, Key::Interface(name.clone())), Value::Member);
+    if let PodLinks::AllBut(uplinks) = &plan.pods.links {
+        let key = |name: &String| (Set::Uplinks, Key::Interface(name.as_str().into()));
+        elements.extend(uplinks.iter().map(|name| (key(name), Value::Member)));
     }
     elements
 }
@@ -222,17 +220,20 @@ fn choose(choice: &Choice, mark: u32) -> Vec<Rule> {
     rules
 }
 
-/// `uplinks`: are pods told from others by the interface that leads to them, too?
-pub fn fixed_chains(mark: u32, uplinks: bool) -> BTreeMap<Chain, Vec<Rule>> {
+/// The chains that are always there.
+fn fixed_chains(mark: u32, links: &PodLinks) -> BTreeMap<Chain, Vec<Rule>> {
     let by_family = |make: fn(Family) -> Rule| FAMILIES.map(make).to_vec();
     let to_vip = |family, chain| Rule::new([Match::DestinationIn(Set::Vips(family))], [Action::Goto(chain)]);
     // What is a pod of this node: its address says it, or the way to it.
-    let pods = |family| {
-        let behind = uplinks.then_some(Match::SourceBehindOther(Set::Uplinks));
-        [Some(Match::SourceIn(Set::Pods(family))), behind]
-            .into_iter()
-            .flatten()
+    let behind = match links {
+        PodLinks::None => Vec::new(),
+        PodLinks::AllBut(_) => vec![Match::SourceBehindOther(Set::Uplinks)],
+        PodLinks::Prefixes(prefixes) => {
+            let behind = |prefix: &String| Match::SourceBehind(prefix.as_str().into());
+            prefixes.iter().map(behind).collect()
+        }
     };
+    let pods = |family| std::iter::once(Match::SourceIn(Set::Pods(family))).chain(behind.clone());
     let mut filter = vec![Rule::new([Match::KnownFlow], [Action::Accept])];
     filter.extend(FAMILIES.map(|family| Rule::new([], [Action::Lookup(Set::Filter(family))])));
     filter.extend(FAMILIES.map(|family| to_vip(family, Chain::Unserved)));
@@ -279,9 +280,7 @@ pub fn fixed_chains(mark: u32, uplinks: bool) -> BTreeMap<Chain, Vec<Rule>> {
         .into_iter()
         .map(|family| to_served(Match::SourceIn(Set::Pods(family))))
         .collect();
-    if uplinks {
-        inside.push(to_served(Match::SourceBehindOther(Set::Uplinks)));
-    }
+    inside.extend(behind.into_iter().map(to_served));
     inside.push(to_served(Match::SourceLocal));
     inside.push(Rule::new([], [Action::Drop]));
     let refuse = vec![

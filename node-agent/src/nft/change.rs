@@ -111,10 +111,7 @@ impl Held {
                 Value::Endpoint(endpoint) => Some(endpoint.ip()),
                 _ => None,
             }));
-            come.extend(
-                plan.backends_of(service)
-                    .flat_map(|backend| hairpins(plan, backend)),
-            );
+            come.extend(plan.backends_of(service).flat_map(hairpins));
             changes.elements(&old, &part.elements);
         }
         self.hairpins(plan, gone, &come, &mut changes);
@@ -157,7 +154,7 @@ impl Held {
         if left.is_empty() {
             return;
         }
-        let needed: BTreeSet<IpAddr> = plan.backends.values().flat_map(|b| hairpins(plan, b)).collect();
+        let needed: BTreeSet<IpAddr> = plan.backends.values().flat_map(hairpins).collect();
         let unneeded = left.into_iter().filter(|address| !needed.contains(address));
         changes.delete.extend(unneeded.map(hairpin));
     }

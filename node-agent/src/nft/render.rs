@@ -145,7 +145,7 @@ fn declaration(set: Set) -> String {
             format!("type {address} . inet_proto . inet_service : verdict")
         }
         Set::Endpoints(_) | Set::Locals(_) => {
-            format!("typeof {ip} daddr . meta l4proto . th dport . numgen inc mod 2 : {ip} daddr . tcp dport")
+            format!("typeof {ip} daddr . meta l4proto . th dport . numgen inc mod 2 : {ip} daddr . th dport")
         }
         Set::Echo(_) => format!("type {address} : {address}"),
         Set::Affinity(_) => {
@@ -227,6 +227,7 @@ impl fmt::Display for Text<&Match> {
             Match::SourceWithin(range) => write!(f, "{} saddr {range}", ip(Family::of(range.addr()))),
             Match::SourceBehindOther(set) => write!(f, "fib saddr oifname != @{set}"),
             Match::SourceLocal => f.write_str("fib saddr type local"),
+            Match::SourceBehind(prefix) => write!(f, "fib saddr oifname \"{prefix}*\""),
             Match::DestinationIn(set) => write!(f, "{} daddr @{set}", ip_of(*set)),
             Match::Hairpin(set) => {
                 let ip = ip_of(*set);

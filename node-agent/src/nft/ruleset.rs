@@ -361,6 +361,8 @@ pub enum Match {
     SourceLocal,
     /// The way back to the source leaves by none of the interfaces in the set.
     SourceBehindOther(Set),
+    /// The way back to the source leaves by an interface whose name begins so.
+    SourceBehind(Arc<str>),
     /// The destination address is in the set.
     DestinationIn(Set),
     /// Destination translated, and source and new destination are a pair in the set.

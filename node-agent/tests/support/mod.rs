@@ -3,6 +3,8 @@
 // Each test program uses another part of it.
 #![allow(dead_code, reason = "each test program uses another part")]
 
+#[cfg(feature = "netns")]
+pub mod kernel;
 pub mod objects;
 #[cfg(feature = "netns")]
 pub mod programmed;

@@ -69,6 +69,7 @@ impl Cluster {
                 metallb: false,
             },
             node: Some(&self.node),
+            local: &fairlead_core::forward::Local::of(Some(&self.node)),
         };
         plan(&snapshot, &self.node.name)
     }
@@ -175,5 +176,6 @@ fn endpoint(text: &str) -> SliceEndpoint {
         ready,
         serving: ready,
         terminating: false,
+        hints: None,
     }
 }

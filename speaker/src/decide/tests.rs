@@ -48,6 +48,7 @@ fn index() -> World {
                 ready: true,
                 serving: true,
                 terminating: false,
+                hints: None,
             }],
         };
         index.slices.apply(&format!("default/{name}"), Some(slice));

@@ -5,6 +5,36 @@ use fairlead_core::ownership::CLASS;
 use super::*;
 
 #[test]
+fn a_source_range_that_cannot_be_read_is_named_beside_the_addresses() {
+    let mut cluster = Cluster::new("192.0.2.0/30");
+    cluster.service(
+        "a",
+        0,
+        json!({"spec": {"loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.0/88"]}}),
+    );
+    let step = cluster.step();
+    let write = step.of("a").unwrap();
+    let condition = &write.change.patch["status"]["conditions"][0];
+    assert_eq!(condition["status"], "True");
+    assert_eq!(condition["reason"], "InvalidField");
+    assert_eq!(
+        condition["message"],
+        "192.0.2.0 from pool blue; of loadBalancerSourceRanges, \"10.0.0.0/88\" cannot be read and admits nobody"
+    );
+    assert!(write.change.notices.iter().any(|notice| notice.warning));
+    cluster.settle();
+    let annotation = json!({"metadata": {"annotations": {"service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8"}},
+        "spec": {"loadBalancerSourceRanges": null}});
+    assert!(cluster.step().of("a").is_none(), "it is said once");
+    cluster.service("b", 1, annotation);
+    let step = cluster.step();
+    assert_eq!(
+        step.of("b").unwrap().change.patch["status"]["conditions"][0]["reason"],
+        "Assigned"
+    );
+}
+
+#[test]
 fn nothing_is_planned_before_every_kind_is_listed() {
     let mut cluster = Cluster::new("192.0.2.0/30");
     cluster.service("a", 0, json!({}));

@@ -64,6 +64,7 @@ fn endpoint_of(service: &str, node: &str, flags: &str) -> Slice {
             ready: flags.contains('r'),
             serving: flags.contains('s'),
             terminating: flags.contains('t'),
+            hints: None,
         }],
     }
 }
