@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +17,10 @@ use fairlead_node_agent::conntrack::flow::{
 use fairlead_node_agent::conntrack::socket::Socket;
 use fairlead_node_agent::conntrack::wire::{Message, Writer};
 use fairlead_node_agent::conntrack::{Fill, Served, sweep};
-use support::topology::Namespace;
+use support::topology::{Namespace, Topology, line};
+
+const VIP: &str = "192.0.2.10";
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connection tracking: an entry is made (`IPCTNL_MSG_CT_NEW`).
 const NEW: u16 = 1 << 8;
@@ -126,6 +129,90 @@ fn both_families() {
             assert_eq!(sweep(&wanted).unwrap().listed, 1, "{vip}");
         }
     });
+}
+
+/// Rules like ours, in three lines: where the VIP's flows go.
+fn to(topology: &Topology, pod: &str) {
+    let text = format!(
+        "table ip t\ndelete table ip t\ntable ip t {{ chain c {{ type nat hook prerouting priority -105\n\
+         ip daddr {VIP} meta l4proto {{ tcp, udp }} th dport 53 dnat to {pod}:8080; }};}}"
+    );
+    topology.nft(&["-f", "-"], &text).unwrap();
+}
+
+/// With real packets: flows whose endpoint has gone, and such as began before the VIP was known.
+#[test]
+fn flows_find_a_new_endpoint_and_early_ones_their_first() {
+    let mut topology = Topology::new();
+    topology.serve("pod1a");
+    topology.serve("pod1b");
+    let (here, there) = ("10.0.1.2", "10.0.1.3");
+    let vip = format!("{VIP}:53");
+    let pass = |pod: &str| {
+        let endpoint = format!("{pod}:8080");
+        let wanted = served(&[(Protocol::Udp, &vip), (Protocol::Tcp, &vip)], &[&endpoint]);
+        topology.within("node1", || sweep(&wanted).unwrap())
+    };
+    // Connections are tracked, and nothing leads anywhere yet. The gateway loses what it gets.
+    let blackhole = ["ip", "route", "add", "blackhole", VIP];
+    assert!(topology.exec("node2", &blackhole).status.success());
+    topology
+        .nft(
+            &["-f", "-"],
+            "table ip watch { chain c { type filter hook prerouting priority 0; ct state new accept; };}",
+        )
+        .unwrap();
+    let early_tcp = topology.within("client", || {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let to = at(&vip);
+        // The thread stays in the namespace.
+        std::thread::spawn(move || {
+            let mut outcome = TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.to_string());
+            let greeting = outcome.as_mut().map(line);
+            let _ = sender.send(format!("{greeting:?}"));
+        });
+        receiver
+    });
+    let socket = topology.within("client", || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect(&*vip).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        socket.send(b"early").unwrap();
+        socket
+    });
+    let ask = || {
+        let mut answer = [0; 64];
+        match socket.send(b"?").and_then(|_| socket.recv(&mut answer)) {
+            Ok(length) => String::from_utf8_lossy(&answer[..length]).trim().to_owned(),
+            Err(error) => error.kind().to_string(),
+        }
+    };
+    let end = Instant::now() + PATIENCE;
+    let known = |protocol| topology.within("node1", || entries(protocol).len());
+    while known(Protocol::Tcp) == 0 || known(Protocol::Udp) == 0 {
+        assert!(Instant::now() < end, "the early packets are not tracked");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    to(&topology, here);
+    assert_ne!(
+        ask(),
+        "pod1a 198.51.100.2",
+        "translation comes with the first packet only"
+    );
+    let stats = pass(here);
+    assert_eq!(stats.deleted, 2, "{stats:?}");
+    assert_eq!(ask(), "pod1a 198.51.100.2");
+    let greeting = early_tcp.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        greeting.contains("pod1a"),
+        "the first packet is sent again: {greeting}"
+    );
+    // The endpoint goes.
+    to(&topology, there);
+    assert_eq!(ask(), "pod1a 198.51.100.2", "the flow stays where it is");
+    let stats = pass(there);
+    assert_eq!(stats.deleted, 1, "{stats:?}");
+    assert_eq!(ask(), "pod1b 198.51.100.2");
 }
 
 fn at(text: &str) -> SocketAddr {
