@@ -209,7 +209,13 @@ impl<D: Driver> Engine<D> {
             }
         }
         let cause = self.distrust.unwrap_or(Cause::Failure);
-        self.held = self.driver.read().await?.map(Held::new);
+        let known = self
+            .plan
+            .as_ref()
+            .map(|plan| build(plan, self.mark))
+            .unwrap_or_default();
+        self.held = self.driver.read(&known).await?.map(Held::new);
+        drop(known);
         self.open(Open::Everything, Instant::now());
         let mut done = self.write().await;
         if let (Err(error), true) = (&done, self.held.is_some()) {
@@ -296,7 +302,7 @@ impl<D: Driver> Engine<D> {
         if self.distrust.is_some() {
             return; // it will be read anyway
         }
-        match self.driver.read().await {
+        match self.driver.read(held.ruleset()).await {
             Ok(Some(found)) if found == *held.ruleset() => {}
             Ok(found) => {
                 warn!(

@@ -6,21 +6,23 @@
 //! the kernel long before it becomes the owner itself; when the old owner has given its claim up, the rule stays for
 //! [`DRAIN`].
 //!
-//! The rule lives in a small table of its own, `ip fairlead`: the statement that sends a packet to another next hop
-//! does not exist in `inet` tables. What a fellow node passed on to us is never passed on again, so nothing circles: if we
+//! The rule lives in small tables of their own, `ip fairlead` and `ip6 fairlead`: the statement that sends a packet to
+//! another next hop does not exist in `inet` tables. What a fellow node passed on to us is never passed on again, so nothing circles: if we
 //! do not know the flow either, it is reset.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use fairlead_core::model::Family;
 use fairlead_runtime::link::SpeakerReport;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::nft::TABLE;
-use crate::nft::driver::Nft;
+use crate::nft::driver::Tables;
+use crate::nft::netlink::handover::{Handover, Mac};
+use crate::nft::ruleset::FAMILIES;
 
 /// How long flows that were open when an address moved are passed on to the owner before.
 pub const DRAIN: Duration = Duration::from_secs(60);
@@ -30,8 +32,8 @@ const CHECK: Duration = Duration::from_secs(5);
 /// To which node the unknown flows of an address go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// InternalIP of the node.
-    pub node: Ipv4Addr,
+    /// InternalIP of the node, of the family of the address.
+    pub node: IpAddr,
     /// Since when it claims the address no more; absent while it does.
     pub left: Option<Duration>,
 }
@@ -40,28 +42,25 @@ pub struct Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// For each address, the other node that owns it, or owned it last.
-    pub targets: BTreeMap<Ipv4Addr, Target>,
+    pub targets: BTreeMap<IpAddr, Target>,
     /// MAC addresses of the fellow nodes.
-    pub fellows: BTreeSet<String>,
+    pub fellows: BTreeSet<Mac>,
 }
 
 /// Plans from what the speaker of this node says, carrying on what `before` has for addresses that nobody else claims any
 /// more. While no speaker says anything, what was said last goes on.
 pub fn plan(report: Option<&SpeakerReport>, before: &Plan, now: Duration) -> Plan {
-    let Some(owners) = report.and_then(|report| report.owners.as_ref()) else {
+    let Some((report, owners)) = report.and_then(|report| Some((report, report.owners.as_ref()?))) else {
         return before.clone();
     };
-    let four = |(vip, node): (&IpAddr, &IpAddr)| match (vip, node) {
-        (IpAddr::V4(vip), IpAddr::V4(node)) => Some((
-            *vip,
-            Target {
-                node: *node,
-                left: None,
-            },
-        )),
-        _ => None,
+    let owned = |(vip, node): (&IpAddr, &IpAddr)| {
+        let target = Target {
+            node: *node,
+            left: None,
+        };
+        (Family::of(*vip) == Family::of(*node)).then_some((*vip, target))
     };
-    let mut targets: BTreeMap<Ipv4Addr, Target> = owners.iter().filter_map(four).collect();
+    let mut targets: BTreeMap<IpAddr, Target> = owners.iter().filter_map(owned).collect();
     for (vip, target) in &before.targets {
         let left = target.left.unwrap_or(now);
         if !targets.contains_key(vip) && now < left + DRAIN {
@@ -76,8 +75,18 @@ pub fn plan(report: Option<&SpeakerReport>, before: &Plan, now: Duration) -> Pla
     }
     Plan {
         targets,
-        fellows: report.map(|report| report.fellows.clone()).unwrap_or_default(),
+        fellows: report.fellows.iter().filter_map(|text| parse(text)).collect(),
     }
+}
+
+/// A MAC address like `02:00:00:00:00:01`.
+fn parse(text: &str) -> Option<Mac> {
+    let mut mac = Mac::default();
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
 }
 
 impl Plan {
@@ -90,81 +99,84 @@ impl Plan {
             .map(|left| left + DRAIN)
     }
 
-    /// The table as one transaction.
-    pub fn render(&self) -> String {
-        let list = |elements: Vec<String>| match elements.as_slice() {
-            [] => String::new(),
-            some => format!("\t\telements = {{ {} }}\n", some.join(", ")),
-        };
-        let owners = list(
-            self.targets
-                .iter()
-                .map(|(vip, to)| format!("{vip} : {}", to.node))
-                .collect(),
-        );
-        let fellows = list(self.fellows.iter().cloned().collect());
-        // Connection tracking calls a lone FIN or RST invalid where it calls an ACK new.
-        format!(
-            "add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n\
-             \tmap owners {{\n\t\ttype ipv4_addr : ipv4_addr\n{owners}\t}}\n\
-             \tset fellows {{\n\t\ttype ether_addr\n{fellows}\t}}\n\
-             \tchain prerouting {{\n\t\ttype filter hook prerouting priority -115; policy accept;\n\
-             \t\tether saddr @fellows accept\n\
-             \t\tct state {{ invalid, new }} tcp flags & (fin | syn | rst | ack) != syn \
-             dup to ip daddr map @owners drop\n\t}}\n}}\n"
-        )
+    /// The table of a family.
+    pub fn table(&self, family: Family) -> Handover {
+        let of_family =
+            |(vip, target): (&IpAddr, &Target)| (Family::of(*vip) == family).then_some((*vip, target.node));
+        Handover {
+            owners: self.targets.iter().filter_map(of_family).collect(),
+            fellows: self.fellows.clone(),
+        }
     }
 }
 
-/// Keeps the table until the installation leaves, or for ever.
+/// Keeps the tables until the installation leaves, or for ever. `foreign` changes when somebody else changed tables.
 pub async fn run(
     mut speaker: watch::Receiver<Option<SpeakerReport>>,
-    nft: &Nft,
+    tables: &Tables,
+    foreign: watch::Receiver<u64>,
     mut leaving: watch::Receiver<bool>,
 ) {
     tokio::select! {
-        () = keep(&mut speaker, nft) => {}
+        () = keep(&mut speaker, tables, foreign) => {}
         _ = leaving.wait_for(|leaving| *leaving) => {}
     }
 }
 
-async fn keep(speaker: &mut watch::Receiver<Option<SpeakerReport>>, nft: &Nft) {
+async fn keep(
+    speaker: &mut watch::Receiver<Option<SpeakerReport>>,
+    tables: &Tables,
+    mut foreign: watch::Receiver<u64>,
+) {
     let began = Instant::now();
-    let (mut plan_now, mut applied) = (Plan::default(), None);
+    let mut current = Plan::default();
+    let mut held: [Option<Handover>; 2] = [None, None];
     let mut check = tokio::time::interval(CHECK);
     loop {
-        let next = plan(speaker.borrow_and_update().as_ref(), &plan_now, began.elapsed());
-        if applied.is_none() || next != plan_now {
-            let text = next.render();
-            plan_now = next;
-            if applied.as_ref() != Some(&text) {
-                match nft.apply(&text).await {
-                    Ok(()) => {
-                        if applied.is_none() {
-                            info!(
-                                "flows that are open while an address moves are passed on to its owner before"
-                            );
-                        }
-                        applied = Some(text);
-                    }
-                    Err(error) => {
-                        warn!(%error, "cannot pass on flows that are open while an address moves; trying again");
-                        applied = None;
-                    }
-                }
-            }
+        current = plan(speaker.borrow_and_update().as_ref(), &current, began.elapsed());
+        for (family, held) in FAMILIES.into_iter().zip(&mut held) {
+            write(tables, family, held, current.table(family)).await;
         }
-        let expires = plan_now
+        let expires = current
             .expires()
             .map_or(began + Duration::from_secs(86_400), |end| began + end);
-        tokio::select! {
-            changed = speaker.changed() => if changed.is_err() { std::future::pending().await },
-            () = sleep_until(expires) => {}
-            _ = check.tick() => {
-                if !nft.has_table("ip").await {
-                    applied = None;
+        let look = tokio::select! {
+            changed = speaker.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
                 }
+                false
             }
+            () = sleep_until(expires) => false,
+            Ok(()) = foreign.changed() => true,
+            _ = check.tick() => true,
+        };
+        for (family, held) in FAMILIES.into_iter().zip(&mut held) {
+            if look && !tables.hands_over(family).await.unwrap_or(false) {
+                *held = None;
+            }
+        }
+    }
+}
+
+/// Brings one table from what it holds to what is wanted.
+async fn write(tables: &Tables, family: Family, held: &mut Option<Handover>, wanted: Handover) {
+    if held.as_ref() == Some(&wanted) {
+        return;
+    }
+    match tables.hand_over(family, held.clone(), wanted.clone()).await {
+        Ok(()) => {
+            if held.is_none() {
+                info!(
+                    ?family,
+                    "flows that are open while an address moves are passed on to its owner before"
+                );
+            }
+            *held = Some(wanted);
+        }
+        Err(error) => {
+            warn!(%error, "cannot pass on flows that are open while an address moves; trying again");
+            *held = None;
         }
     }
 }
@@ -177,7 +189,7 @@ mod tests {
         let parsed = |(vip, node): &(&str, &str)| (vip.parse().unwrap(), node.parse().unwrap());
         SpeakerReport {
             owners: Some(owners.iter().map(parsed).collect()),
-            fellows: BTreeSet::from(["02::1".to_owned()]),
+            fellows: BTreeSet::from(["02:00:00:00:00:01".to_owned(), "?".to_owned()]),
             ..SpeakerReport::default()
         }
     }
@@ -194,20 +206,34 @@ mod tests {
         let at = Duration::from_secs;
         let owned = said(&[("192.0.2.100", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")]);
         let first = plan(Some(&owned), &Plan::default(), at(0));
-        assert_eq!(shown(&first), ["192.0.2.100 192.0.2.2 false"]);
-        assert_eq!(first.fellows, BTreeSet::from(["02::1".to_owned()]));
+        assert_eq!(
+            shown(&first),
+            ["192.0.2.100 192.0.2.2 false", "2001:db8::1 2001:db8::2 false"]
+        );
+        assert_eq!(first.fellows, BTreeSet::from([[2, 0, 0, 0, 0, 1]]));
+        assert_eq!(first.table(Family::V6).owners.len(), 1);
+        assert_eq!(first.table(Family::V4).owners.len(), 1);
         // The speaker restarts: what it said goes on.
         let silent = plan(None, &first, at(10));
         assert_eq!(silent, first);
         let untold = SpeakerReport::default();
         assert_eq!(plan(Some(&untold), &first, at(10)), first);
         // The address moves here, and the other node gives it up.
-        let mine = said(&[]);
+        let mine = said(&[("2001:db8::1", "2001:db8::2")]);
         let third = plan(Some(&mine), &silent, at(11));
-        assert_eq!(shown(&third), ["192.0.2.100 192.0.2.2 true"]);
+        assert_eq!(
+            shown(&third),
+            ["192.0.2.100 192.0.2.2 true", "2001:db8::1 2001:db8::2 false"]
+        );
         assert_eq!(third.expires(), Some(at(71)));
         let fourth = plan(Some(&mine), &third, at(70));
-        assert_eq!(shown(&fourth), ["192.0.2.100 192.0.2.2 true"]);
-        assert_eq!(shown(&plan(Some(&mine), &fourth, at(71))), [""; 0]);
+        assert_eq!(
+            shown(&fourth),
+            ["192.0.2.100 192.0.2.2 true", "2001:db8::1 2001:db8::2 false"]
+        );
+        assert_eq!(
+            shown(&plan(Some(&mine), &fourth, at(71))),
+            ["2001:db8::1 2001:db8::2 false"]
+        );
     }
 }

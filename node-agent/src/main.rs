@@ -11,7 +11,9 @@ use fairlead_node_agent::handover;
 use fairlead_node_agent::healthz;
 use fairlead_node_agent::index::{Index, follow_all};
 use fairlead_node_agent::metrics::Metrics;
-use fairlead_node_agent::nft::driver::{Driver, Nft};
+use fairlead_node_agent::nft::TABLE;
+use fairlead_node_agent::nft::driver::{Driver, Tables};
+use fairlead_node_agent::nft::netlink::watch::{Heard, Watch};
 use fairlead_node_agent::preflight;
 use fairlead_node_agent::run::{Wiring, run};
 use fairlead_runtime::link::{self, AgentReport};
@@ -47,10 +49,6 @@ struct Args {
     #[arg(long, env = "FAIRLEAD_MARK", default_value = "0x00200000", value_parser = parse_mark, value_name = "BIT")]
     mark: u32,
 
-    /// The nft program [default: /usr/sbin/nft, else the first in PATH]
-    #[arg(long, env = "FAIRLEAD_NFT", value_name = "PATH")]
-    nft: Option<PathBuf>,
-
     /// With `absent`, health-check node ports and the port of kube-proxy's /healthz are served here
     #[arg(
         long,
@@ -69,7 +67,7 @@ struct Args {
     #[arg(long, env = "FAIRLEAD_AGENT_SOCKET", default_value = link::SOCKET, value_name = "PATH")]
     socket: PathBuf,
 
-    /// Remove our tables (inet fairlead, ip fairlead) from this node's kernel, and end
+    /// Remove our tables (inet fairlead, ip fairlead, ip6 fairlead) from this node's kernel, and end
     #[arg(long)]
     cleanup: bool,
 }
@@ -102,9 +100,9 @@ fn parse_mark(text: &str) -> Result<u32, String> {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     fairlead_runtime::init(&args.common);
-    let mut nft = Nft::find(args.nft.as_deref())?;
+    let mut tables = Tables::open().context("not allowed to change nftables, or the kernel has none")?;
     if args.cleanup {
-        nft.remove().await.context("cannot remove the table")?;
+        tables.remove().await.context("cannot remove the table")?;
         info!("no rule of ours is left");
         return Ok(());
     }
@@ -112,12 +110,11 @@ async fn main() -> anyhow::Result<()> {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node = node_name,
-        nft = nft.version().await?,
         "node agent"
     );
-    preflight::require(&nft).await?;
+    preflight::require(&tables).await?;
     tokio::select! {
-        ended = work(&args, nft, node_name) => ended,
+        ended = work(&args, tables, node_name) => ended,
         asked = shutdown() => {
             asked.context("cannot wait for signals")?;
             info!("the rules stay in the kernel");
@@ -126,7 +123,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
+async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::new();
@@ -160,21 +157,25 @@ async fn work(args: &Args, nft: Nft, node_name: String) -> anyhow::Result<()> {
     let (watched, myself, told) = (index.clone(), me.clone(), metrics.clone());
     tasks.spawn(async move { preflight::follow(&watched, &myself, &told).await });
     let healthz = in_kube_proxys_stead(args, sources, metrics.clone());
-    let handover = handover::run(speaker.clone(), &nft, leaving.clone());
+    let (changed, foreign) = watch::channel(0);
+    let watch = Watch::open(TABLE, &[tables.port()])?;
+    let handover = handover::run(speaker.clone(), &tables, foreign.clone(), leaving.clone());
     let wiring = Wiring {
         me,
         class: class_policy(&args.common),
         leaving,
+        foreign,
         speaker,
         report,
         endpoints,
         programmed: Some(programmed),
     };
-    let engine = Engine::new(nft.clone(), args.mark, metrics);
+    let engine = Engine::new(tables.clone(), args.mark, metrics);
     let health_socket = args.socket.with_file_name(link::HEALTH_SOCKET);
     tokio::select! {
         // The hand-over ends when the installation leaves; its table is removed together with the other one.
         ((), ()) = async { tokio::join!(run(engine, index.clone(), wiring), handover) } => Ok(()),
+        ended = hear(watch, &changed) => ended,
         ended = tasks.join_next() => anyhow::bail!("a watch that runs for ever has ended: {ended:?}"),
         ended = link::serve(&args.socket, reports, speaker_in) => {
             error!("the link to the speaker ended");
@@ -197,6 +198,16 @@ async fn in_kube_proxys_stead(args: &Args, sources: healthz::Sources, metrics: M
         warn!(%error, "cannot raise the limit of open files");
     }
     healthz::run(sources, args.healthz_bind_port, &metrics).await;
+}
+
+/// Tells when somebody else changes tables with our name.
+async fn hear(mut watch: Watch, changed: &watch::Sender<u64>) -> anyhow::Result<()> {
+    loop {
+        if let Heard::Changed { process, pid, .. } = watch.next().await? {
+            warn!(process, pid, "somebody else changes our tables");
+        }
+        changed.send_modify(|count| *count += 1);
+    }
 }
 
 #[cfg(test)]

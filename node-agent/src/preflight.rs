@@ -17,7 +17,7 @@ pub use self::uplinks::Uplink;
 use crate::conntrack::Fill;
 use crate::index::Index;
 use crate::metrics::Metrics;
-use crate::nft::driver::{DriverError, Nft};
+use crate::nft::driver::Tables;
 
 /// The oldest kernel that has everything the table uses.
 const KERNEL: (u32, u32) = (5, 15);
@@ -31,7 +31,7 @@ const CHAINS: u32 = 30;
 ///
 /// # Errors
 /// One sentence.
-pub async fn require(nft: &Nft) -> anyhow::Result<()> {
+pub async fn require(tables: &Tables) -> anyhow::Result<()> {
     let release =
         std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's version")?;
     if !new_enough(&release) {
@@ -42,15 +42,12 @@ pub async fn require(nft: &Nft) -> anyhow::Result<()> {
             KERNEL.1
         );
     }
-    match nft.probe().await {
+    match tables.probe().await {
         Ok(()) => Ok(()),
-        Err(DriverError::Refused(said)) if said.contains("Operation not permitted") => {
+        Err(error) if error.is_permission() => {
             bail!("not allowed to change nftables: the node agent needs CAP_NET_ADMIN")
         }
-        Err(DriverError::Refused(said)) => {
-            bail!("the kernel offers no usable nf_tables ({said}): load the module nf_tables")
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => bail!("the kernel offers no usable nf_tables ({error}): load the module nf_tables"),
     }
 }
 

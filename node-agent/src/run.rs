@@ -19,14 +19,19 @@ use crate::nft::driver::Driver;
 
 /// A rollout comes as a burst of events; waiting this long after the first makes one transaction of them.
 const GATHER: Duration = Duration::from_millis(2);
-/// How often the table is looked at.
-const CHECK: Duration = Duration::from_secs(5);
+/// How often the table is read although nobody is known to have changed it.
+const CHECK: Duration = Duration::from_secs(300);
+/// Pause between two looks at a table that somebody else keeps changing.
+const SETTLE: Duration = Duration::from_millis(100);
 /// How often the age of an unapplied change is told.
 const TELL: Duration = Duration::from_secs(1);
 /// When the installation leaves: no speaker for this long means that none announces.
 const NO_SPEAKER: Duration = Duration::from_secs(10);
 /// When the installation leaves: the table goes after this long, withdrawn or not.
 const LEAVE_WITHIN: Duration = Duration::from_secs(20);
+
+/// Longest pause between attempts to remove the table.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the loop is connected to.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub struct Wiring {
     pub class: ClassPolicy,
     /// Is the installation being removed?
     pub leaving: watch::Receiver<bool>,
+    /// Changes when somebody else changed tables with our name.
+    pub foreign: watch::Receiver<u64>,
     /// What the speaker last said; `None` when none is connected.
     pub speaker: watch::Receiver<Option<SpeakerReport>>,
     /// What the speaker is told.
@@ -78,6 +85,12 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
                 }
                 // At the most half of the time is spent on plans, however fast the changes come.
                 gather = GATHER.max(spent + begin.elapsed());
+            }
+            Ok(()) = wiring.foreign.changed() => {
+                sleep(SETTLE).await;
+                wiring.foreign.mark_unchanged();
+                engine.check(std::time::Instant::now()).await;
+                retry = Instant::now();
             }
             _ = checks.tick() => engine.check(std::time::Instant::now()).await,
             _ = tells.tick() => {}
@@ -162,7 +175,7 @@ async fn leave<D: Driver>(engine: &mut Engine<D>, wiring: &mut Wiring) {
     while let Err(error) = engine.remove().await {
         warn!(%error, "cannot remove the table; trying again");
         sleep(pause).await;
-        pause = (pause * 2).min(CHECK);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
     info!("no rule of ours is left");
     tell(engine, wiring);

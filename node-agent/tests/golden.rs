@@ -7,8 +7,7 @@ mod support;
 
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
 use fairlead_node_agent::nft::build::build;
-use fairlead_node_agent::nft::change::Changes;
-use fairlead_node_agent::nft::render::{change, replace};
+use fairlead_node_agent::nft::render::replace;
 use fairlead_node_agent::nft::ruleset::Ruleset;
 use support::objects::{Cluster, MARK, service};
 
@@ -76,57 +75,4 @@ fn an_empty_table() {
 #[test]
 fn a_table_with_everything() {
     check("everything", &replace(&ruleset(&everything())));
-}
-
-#[test]
-fn one_endpoint_more_touches_its_own_chains_only() {
-    let before = everything();
-    let mut after = before.clone();
-    let more = service("here", Local, &["192.0.2.2"], &["80/tcp@30081"]);
-    after
-        .slices
-        .extend(support::objects::slices(&more, &["10.0.1.4@node1"]));
-    let (before, after) = (ruleset(&before), ruleset(&after));
-    check("one-endpoint-more", &change(&Changes::between(&before, &after)));
-}
-
-#[test]
-fn the_last_local_endpoint_goes() {
-    let with = |endpoints: &[&str]| {
-        Cluster::new().with(service("a", Local, &["192.0.2.1"], &["80/tcp@30080"]), endpoints)
-    };
-    let (before, after) = (
-        with(&["10.0.1.2@node1", "10.0.2.2@node2"]),
-        with(&["10.0.2.2@node2"]),
-    );
-    let (before, after) = (ruleset(&before), ruleset(&after));
-    check(
-        "last-local-endpoint-gone",
-        &change(&Changes::between(&before, &after)),
-    );
-}
-
-#[test]
-fn a_service_comes_and_goes() {
-    let (empty, full) = (Cluster::new(), everything());
-    let (empty, full) = (ruleset(&empty), ruleset(&full));
-    check(
-        "from-empty-to-everything",
-        &change(&Changes::between(&empty, &full)),
-    );
-    check(
-        "from-everything-to-empty",
-        &change(&Changes::between(&full, &empty)),
-    );
-}
-
-#[test]
-fn no_difference_is_no_text() {
-    assert_eq!(
-        change(&Changes::between(
-            &ruleset(&everything()),
-            &ruleset(&everything())
-        )),
-        ""
-    );
 }

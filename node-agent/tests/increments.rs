@@ -4,13 +4,21 @@
 
 mod support;
 
+use std::time::Instant;
+
+use fairlead_core::endpoints::Here;
+use fairlead_core::model::Slice;
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
+use fairlead_node_agent::engine::Engine;
+use fairlead_node_agent::metrics::Metrics;
 use fairlead_node_agent::nft::build::build;
-use fairlead_node_agent::nft::change::Changes;
-use fairlead_node_agent::nft::render::{change, replace};
+use fairlead_node_agent::nft::driver::{Driver, Tables};
+use fairlead_node_agent::nft::ruleset::Ruleset;
+use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use support::objects::{Cluster, MARK, service};
+use support::programmed::on_node1;
 use support::topology::Topology;
 
 /// One state of a small world: what is drawn for each of four Services, and the node's pod range.
@@ -98,65 +106,71 @@ fn cluster((services, wide): &State) -> Cluster {
     cluster
 }
 
-/// Lines of a listing without regard to their order: the kernel keeps chains and elements in the order they came.
-fn listing(topology: &Topology) -> Vec<String> {
-    let text = topology.nft(&["list", "table", "inet", "fairlead"], "").unwrap();
-    // An element list goes over several lines; brought into one and sorted it can be compared.
-    let joined = text.replace(",\n", ",");
-    let mut blocks: Vec<String> = joined
-        .split("\n\n")
-        .map(|block| {
-            let lines = block.lines().map(|line| {
-                let line = line.trim();
-                match line
-                    .strip_prefix("elements = {")
-                    .and_then(|l| l.strip_suffix('}'))
-                {
-                    Some(list) => {
-                        let mut elements: Vec<&str> = list.split(',').map(str::trim).collect();
-                        elements.sort_unstable();
-                        elements.join(", ")
-                    }
-                    None => line.to_owned(),
-                }
-            });
-            let ended = lines.filter(|line| !line.is_empty() && !line.starts_with("table"));
-            ended
-                .collect::<Vec<_>>()
-                .join("\n")
-                .trim_end_matches("\n}")
-                .to_owned()
-        })
-        .collect();
-    blocks.sort_unstable();
-    blocks
+/// What the kernel holds.
+fn held(topology: &Topology, known: &Ruleset) -> Ruleset {
+    on_node1(topology, async || {
+        Tables::open().unwrap().read(known).await.unwrap()
+    })
+    .unwrap()
 }
 
 #[test]
 fn differences_lead_to_the_table_made_from_scratch() {
-    let (one, other) = (Topology::new(), Topology::new());
+    let topology = Topology::new();
     let mut runner = TestRunner::new(Config {
         cases: 25,
         failure_persistence: None,
         ..Config::default()
     });
     runner
-        .run(&prop::collection::vec(state(), 2..8), |history| {
-            let mut held = build(&Cluster::new().plan(), MARK);
-            one.nft(&["-f", "-"], &replace(&held))
-                .map_err(TestCaseError::fail)?;
-            for state in &history {
-                let wanted = build(&cluster(state).plan(), MARK);
-                let text = change(&Changes::between(&held, &wanted));
-                one.nft(&["-f", "-"], &text)
-                    .map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
-                other
-                    .nft(&["-f", "-"], &replace(&wanted))
-                    .map_err(TestCaseError::fail)?;
-                prop_assert_eq!(listing(&one), listing(&other));
-                held = wanted;
+        .run(&prop::collection::vec((state(), any::<u8>()), 2..8), |history| {
+            let mut engine = on_node1(&topology, async || {
+                let metrics = Metrics::register(&mut Registry::default());
+                Engine::new(Tables::open().unwrap(), MARK, metrics)
+            });
+            for (state, endpoints) in &history {
+                let mut cluster = cluster(state);
+                engine.offer(cluster.plan(), Instant::now());
+                on_node1(&topology, async || engine.apply().await.unwrap());
+                let wanted = build(&cluster.plan(), MARK);
+                prop_assert_eq!(&held(&topology, &wanted), &wanted, "whole plans");
+                // Then endpoints alone change, of every other Service.
+                change(&mut cluster, *endpoints);
+                for service in cluster.services.iter().step_by(2) {
+                    let slices: Vec<&Slice> = cluster
+                        .slices
+                        .iter()
+                        .filter(|s| s.service == service.key)
+                        .collect();
+                    let here = Here {
+                        node: &cluster.node.name,
+                        zone: None,
+                    };
+                    engine.refresh(service, &slices, here, Instant::now());
+                }
+                on_node1(&topology, async || engine.apply().await.unwrap());
+                let wanted = build(&cluster.plan(), MARK);
+                prop_assert_eq!(&held(&topology, &wanted), &wanted, "endpoints alone");
             }
             Ok(())
         })
         .unwrap();
+}
+
+/// Takes endpoints away from every other Service, or makes them ready or not.
+fn change(cluster: &mut Cluster, bits: u8) {
+    let chosen: Vec<_> = cluster
+        .services
+        .iter()
+        .step_by(2)
+        .map(|s| s.key.clone())
+        .collect();
+    for slice in cluster.slices.iter_mut().filter(|s| chosen.contains(&s.service)) {
+        for (index, endpoint) in slice.endpoints.iter_mut().enumerate() {
+            endpoint.ready ^= bits >> (index % 4) & 1 == 1;
+        }
+        if bits & 0x10 != 0 {
+            slice.endpoints.pop();
+        }
+    }
 }

@@ -40,7 +40,7 @@ fn everything() -> Ruleset {
         &["192.0.2.4", "2001:db8::4"],
         &["53/udp@30053", "53/tcp@30053"],
     );
-    sticky.client_ip_affinity = true;
+    sticky.affinity = Some(10_800);
     let cluster = Cluster::new()
         .with(
             service("any", Anywhere, &["192.0.2.1", "2001:db8::1"], &["80/tcp@30080"]),

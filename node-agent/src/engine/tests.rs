@@ -28,11 +28,11 @@ impl Kernel {
 }
 
 fn refused() -> DriverError {
-    DriverError::Refused("no".into())
+    DriverError::Ended
 }
 
 impl Driver for Kernel {
-    async fn read(&mut self) -> Result<Option<Ruleset>, DriverError> {
+    async fn read(&mut self, _: &Ruleset) -> Result<Option<Ruleset>, DriverError> {
         Ok(self.0.lock().unwrap().table.clone())
     }
 

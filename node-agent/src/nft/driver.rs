@@ -1,28 +1,22 @@
-//! The kernel, by way of the `nft` program.
+//! What holds the table: the kernel, or in tests something else.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use fairlead_core::model::Family;
 use thiserror::Error;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use super::change::Changes;
+use super::netlink::driver::{Kernel, Reading};
+use super::netlink::error::KernelError;
+use super::netlink::handover::{Handover, table};
 use super::ruleset::Ruleset;
-use super::{TABLE, render};
 
-/// `nft` takes seconds for the largest tables, more on a busy machine; anything beyond this is stuck.
-const PATIENCE: Duration = Duration::from_secs(180);
-/// Where Debian has it.
-const USUAL: &str = "/usr/sbin/nft";
-
-/// What holds the table. Each method is one transaction or none.
+/// What holds the table. Each change is one transaction or none.
 pub trait Driver: Send {
-    /// The table as it is; `None` if there is none, or one that cannot be changed into ours.
-    fn read(&mut self) -> impl Future<Output = Result<Option<Ruleset>, DriverError>> + Send;
+    /// The table as it is; `None` if there is none, or one that cannot be changed into ours. Chains with the rules of
+    /// `known` are recognised; others have a rule that nobody wants.
+    fn read(&mut self, known: &Ruleset) -> impl Future<Output = Result<Option<Ruleset>, DriverError>> + Send;
     /// Replaces the whole table, whatever it held.
     fn replace(&mut self, desired: Arc<Ruleset>) -> impl Future<Output = Result<(), DriverError>> + Send;
     /// Changes the table.
@@ -34,151 +28,118 @@ pub trait Driver: Send {
 /// Why the kernel could not be changed or asked.
 #[derive(Debug, Error)]
 pub enum DriverError {
-    /// The program is not there.
-    #[error("nft was found neither at {USUAL} nor in PATH; install nftables or name it with --nft")]
-    Missing,
-    /// The program could not be run.
-    #[error("cannot run {program}")]
-    Run {
-        /// Its path.
-        program: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It did not end in time.
-    #[error("nft did not finish within {PATIENCE:?}")]
-    Stuck,
-    /// It refused.
-    #[error("nft refused: {0}")]
-    Refused(String),
+    /// It said so.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The thread that asked it has ended.
+    #[error("the thread that talks to the kernel has ended")]
+    Ended,
 }
 
-/// The `nft` program.
+impl DriverError {
+    /// Did the kernel refuse for want of a capability?
+    pub fn is_permission(&self) -> bool {
+        let code = match self {
+            Self::Kernel(KernelError::Refused(refusal)) => Some(refusal.errno),
+            Self::Kernel(KernelError::Socket { source, .. }) => source.raw_os_error(),
+            _ => None,
+        };
+        code == Some(libc::EPERM) || code == Some(libc::EACCES)
+    }
+}
+
+/// The tables in the kernel, by netlink. What takes time there runs on a thread that may block. Clones share one
+/// socket.
 #[derive(Clone, Debug)]
-pub struct Nft {
-    program: PathBuf,
+pub struct Tables {
+    kernel: Arc<Mutex<Kernel>>,
+    port: u32,
 }
 
-impl Nft {
-    /// The program at `path`, or by default the usual one or the first in PATH.
+impl Tables {
+    /// Opens the socket.
     ///
     /// # Errors
-    /// [`DriverError::Missing`].
-    pub fn find(path: Option<&Path>) -> Result<Self, DriverError> {
-        let in_path = || {
-            let list = std::env::var_os("PATH")?;
-            std::env::split_paths(&list)
-                .map(|directory| directory.join("nft"))
-                .find(|candidate| candidate.is_file())
-        };
-        let program = match path {
-            Some(path) => Some(path.to_owned()),
-            None if Path::new(USUAL).is_file() => Some(USUAL.into()),
-            None => in_path(),
-        };
-        program
-            .filter(|program| program.is_file())
-            .map(|program| Self { program })
-            .ok_or(DriverError::Missing)
+    /// Without CAP_NET_ADMIN, or when there is no nfnetlink.
+    pub fn open() -> Result<Self, DriverError> {
+        let kernel = Kernel::open()?;
+        Ok(Self {
+            port: kernel.port(),
+            kernel: Arc::new(Mutex::new(kernel)),
+        })
     }
 
-    /// Version as the program tells it.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub async fn version(&self) -> Result<String, DriverError> {
-        let answer = self.run(&["--version"], None).await?;
-        Ok(String::from_utf8_lossy(&answer).trim().to_owned())
+    /// The number of the socket, by which our own changes are told from those of others.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
-    /// Asks the kernel for something small, to see whether it has nf_tables and lets us use it.
+    /// Asks for something small, to see whether there is nf_tables and it lets us use it.
     ///
     /// # Errors
-    /// What nft says.
+    /// What the kernel says.
     pub async fn probe(&self) -> Result<(), DriverError> {
-        // A check goes to the kernel as a batch that is not committed, so it needs what a real change needs.
-        self.run(&["-c", "-f", "-"], Some(&render::remove()))
-            .await
-            .map(drop)
+        self.ask(Kernel::probe).await
     }
 
-    /// Is there a table of ours in a family? If nft cannot tell, it counts as there: a change will fail and say why.
-    pub async fn has_table(&self, family: &str) -> bool {
-        let wanted = format!("table {family} {TABLE}");
-        match self.run(&["list", "tables"], None).await {
-            Ok(answer) => String::from_utf8_lossy(&answer)
-                .lines()
-                .any(|line| line == wanted),
-            Err(_) => true,
-        }
-    }
-
-    /// Applies a text as one transaction.
+    /// Changes the table that passes flows on, or replaces it if it is not known what it holds.
     ///
     /// # Errors
-    /// What nft says.
-    pub async fn apply(&self, text: &str) -> Result<(), DriverError> {
-        self.run(&["-f", "-"], Some(text)).await.map(drop)
+    /// What the kernel says; the table is as before.
+    pub async fn hand_over(
+        &self,
+        family: Family,
+        held: Option<Handover>,
+        wanted: Handover,
+    ) -> Result<(), DriverError> {
+        self.ask(move |kernel| match held {
+            Some(held) => kernel.change_handover(family, &held, &wanted),
+            None => kernel.replace_handover(family, &wanted),
+        })
+        .await
     }
 
-    async fn run(&self, arguments: &[&str], input: Option<&str>) -> Result<Vec<u8>, DriverError> {
-        let failed = |source| DriverError::Run {
-            program: self.program.display().to_string(),
-            source,
-        };
-        let mut child = Command::new(&self.program)
-            .args(arguments)
-            .stdin(if input.is_some() {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        let stdin = child.stdin.take();
-        let feed = async {
-            if let (Some(mut stdin), Some(input)) = (stdin, input) {
-                // A program that ends early says why on its standard error.
-                let _ = stdin.write_all(input.as_bytes()).await;
-            }
-        };
-        let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-        let output = tokio::time::timeout(PATIENCE, both)
-            .await
-            .map_err(|_| DriverError::Stuck)?
-            .map_err(failed)?;
-        if output.status.success() {
-            Ok(output.stdout)
-        } else {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let line = said.lines().next().unwrap_or("it did not say why");
-            Err(DriverError::Refused(line.trim().to_owned()))
-        }
+    /// Is there a table that passes flows on?
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn hands_over(&self, family: Family) -> Result<bool, DriverError> {
+        self.ask(move |kernel| kernel.has_table(table(family))).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Kernel) -> Result<T, KernelError> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let kernel = Arc::clone(&self.kernel);
+        // A panic while the lock was held leaves a socket with answers that nobody waits for, which are passed over.
+        let asked = move || question(&mut kernel.lock().unwrap_or_else(PoisonError::into_inner));
+        let answer = tokio::task::spawn_blocking(asked).await;
+        answer.map_err(|_| DriverError::Ended)?.map_err(DriverError::from)
     }
 }
 
-impl Driver for Nft {
-    async fn read(&mut self) -> Result<Option<Ruleset>, DriverError> {
-        Ok(None)
+impl Driver for Tables {
+    async fn read(&mut self, known: &Ruleset) -> Result<Option<Ruleset>, DriverError> {
+        match self.ask(Kernel::read).await? {
+            Reading::Absent => Ok(None),
+            Reading::Table(found) => Ok(Some(found.ruleset(known))),
+            Reading::Garbage(why) => {
+                tracing::warn!(why, "the table that is there is not as ours");
+                Ok(None)
+            }
+        }
     }
 
     async fn replace(&mut self, desired: Arc<Ruleset>) -> Result<(), DriverError> {
-        self.apply(&render::replace(&desired)).await
+        self.ask(move |kernel| kernel.replace(&desired)).await.map(drop)
     }
 
     async fn update(&mut self, changes: Arc<Changes>) -> Result<(), DriverError> {
-        let text = render::change(&changes);
-        if text.is_empty() {
-            return Ok(());
-        }
-        self.apply(&text).await
+        self.ask(move |kernel| kernel.apply(&changes)).await.map(drop)
     }
 
     async fn remove(&mut self) -> Result<(), DriverError> {
-        self.apply(&render::remove()).await
+        self.ask(Kernel::remove).await
     }
 }

@@ -1,14 +1,12 @@
-//! Ruleset → nft text: the whole table, or the way from one ruleset to another.
+//! Ruleset → nft text, for people and for tests: what netlink is to have made, nft must print.
 //!
-//! Only constructs that `nft list` prints and reads again (nft 1.0.6 and later). Each text is one transaction: the
-//! kernel has the old table or the new one, and no packet sees anything between.
+//! Only constructs that `nft list` prints and reads again (nft 1.0.6 and later).
 
 use std::fmt::{self, Write};
 
 use fairlead_core::model::Family;
 
 use super::TABLE;
-use super::change::{Changes, Element};
 use super::ruleset::{Action, ChainType, Key, Match, Rule, Ruleset, Set, Value};
 
 /// How many clients are remembered at the most.
@@ -20,21 +18,6 @@ pub fn replace(ruleset: &Ruleset) -> String {
     // Writing to a String cannot fail.
     let _ = write_table(&mut text, ruleset);
     text.push_str("}\n");
-    text
-}
-
-/// Removes our tables; no error if there is none.
-pub fn remove() -> String {
-    let both =
-        ["inet", "ip"].map(|family| format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n"));
-    both.concat()
-}
-
-/// What changes, as one transaction; empty when nothing does. Chains are made before anything refers to them and deleted
-/// after nothing does.
-pub fn change(changes: &Changes) -> String {
-    let mut text = String::new();
-    let _ = write_change(&mut text, changes);
     text
 }
 
@@ -74,49 +57,6 @@ fn write_table(text: &mut String, ruleset: &Ruleset) -> fmt::Result {
             writeln!(text, "\t\t{}", Text(rule))?;
         }
         writeln!(text, "\t}}\n")?;
-    }
-    Ok(())
-}
-
-fn write_change(text: &mut String, changes: &Changes) -> fmt::Result {
-    for (chain, _) in &changes.add_chains {
-        writeln!(text, "add chain inet {TABLE} {chain}")?;
-    }
-    for (chain, _) in &changes.rewrite_chains {
-        writeln!(text, "flush chain inet {TABLE} {chain}")?;
-    }
-    for (chain, rules) in changes.add_chains.iter().chain(&changes.rewrite_chains) {
-        for rule in rules {
-            writeln!(text, "add rule inet {TABLE} {chain} {}", Text(rule))?;
-        }
-    }
-    write_elements(text, "delete", &changes.delete)?;
-    write_elements(text, "add", &changes.add)?;
-    // Chains that go may refer to each other: first all their rules, then the chains.
-    for chain in &changes.delete_chains {
-        writeln!(text, "flush chain inet {TABLE} {chain}")?;
-    }
-    for chain in &changes.delete_chains {
-        writeln!(text, "delete chain inet {TABLE} {chain}")?;
-    }
-    Ok(())
-}
-
-/// One command a set: `nft` reads the set again for each.
-fn write_elements(text: &mut String, verb: &str, elements: &[Element]) -> fmt::Result {
-    let mut elements: Vec<&Element> = elements.iter().collect();
-    elements.sort_by_key(|((set, _), _)| *set);
-    for group in elements.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
-        let [((set, _), _), ..] = group else { continue };
-        let list: Vec<String> = group
-            .iter()
-            .map(|((_, key), value)| element(key, value))
-            .collect();
-        writeln!(
-            text,
-            "{verb} element inet {TABLE} {set} {{ {} }}",
-            list.join(", ")
-        )?;
     }
     Ok(())
 }

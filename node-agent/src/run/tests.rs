@@ -33,7 +33,7 @@ impl Kernel {
 }
 
 impl Driver for Kernel {
-    async fn read(&mut self) -> Result<Option<Ruleset>, DriverError> {
+    async fn read(&mut self, _: &Ruleset) -> Result<Option<Ruleset>, DriverError> {
         Ok(self.table.lock().unwrap().clone())
     }
 
@@ -88,6 +88,7 @@ fn world_of(kernel: Kernel) -> World {
             metallb: false,
         },
         leaving: leaving_in,
+        foreign: watch::Sender::new(0).subscribe(),
         speaker: speaker_in,
         report: report_out,
         endpoints: watch::Sender::default(),

@@ -1,7 +1,11 @@
 //! The topology with a cluster's table in node1's kernel.
 
-use fairlead_node_agent::nft::build::build;
-use fairlead_node_agent::nft::render;
+use std::time::Instant;
+
+use fairlead_node_agent::engine::Engine;
+use fairlead_node_agent::metrics::Metrics;
+use fairlead_node_agent::nft::driver::Tables;
+use prometheus_client::registry::Registry;
 
 use super::objects::{Cluster, MARK};
 use super::topology::Topology;
@@ -16,9 +20,24 @@ pub fn with(cluster: &Cluster) -> Topology {
     topology
 }
 
-/// Replaces the table on node1.
+/// Does on node1 what a node agent does that has just started.
 #[track_caller]
 pub fn program(topology: &Topology, cluster: &Cluster) {
-    let text = render::replace(&build(&cluster.plan(), MARK));
-    topology.nft(&["-f", "-"], &text).unwrap();
+    on_node1(topology, async || {
+        let metrics = Metrics::register(&mut Registry::default());
+        let mut engine = Engine::new(Tables::open().unwrap(), MARK, metrics);
+        engine.offer(cluster.plan(), Instant::now());
+        engine.apply().await.unwrap();
+    });
+}
+
+/// Runs something on node1, with a runtime.
+pub fn on_node1<R: Send>(topology: &Topology, f: impl AsyncFnOnce() -> R + Send) -> R {
+    topology.within("node1", || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(f())
+    })
 }

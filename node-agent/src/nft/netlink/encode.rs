@@ -171,6 +171,9 @@ impl Program {
             Match::SourceBehindOther(set) => {
                 self.add([Expr::SourceInterface(R), Expr::NotInSet(R, set.to_string())]);
             }
+            Match::SourceBehind(prefix) => {
+                self.add([Expr::SourceInterface(R), Expr::equal(R, prefix.as_bytes())]);
+            }
             Match::DestinationIn(set) => {
                 let of = self.of_set(*set);
                 self.add([destination(of, R), Expr::InSet(R, set.to_string())]);
