@@ -81,6 +81,7 @@ pub(crate) fn up(options: &UpOptions, progress: &Progress) -> Result<Lab> {
 /// Brings up machines, cables, etcd and the API server with its Node objects, and nothing else: no kubelet, no
 /// controllers, no DNS. For benchmarks, which start by themselves what is to be measured.
 pub(crate) fn up_bare(options: &UpOptions, progress: &Progress) -> Result<Lab> {
+    preflight(progress)?;
     check_in_sight(&Components::cache_to_use()?)?;
     let components = Components::ensure(progress)?;
     let paths = Paths::new(&options.name)?;
