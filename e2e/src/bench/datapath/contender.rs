@@ -199,15 +199,11 @@ impl Running {
     fn says_programmed(&self) -> Result<bool> {
         Ok(match self.contender {
             Contender::Fairlead => get(&self.machine, AGENT_PORT, "/readyz")?.0,
-            Contender::KubeProxy | Contender::Iptables => self.syncs("full")?.0 > 0.0,
+            Contender::KubeProxy | Contender::Iptables => self.full_syncs()?.0 > 0.0,
         })
     }
 
-    /// Its metrics.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn metrics(&self) -> Result<Exposition> {
+    fn metrics(&self) -> Result<Exposition> {
         let port = match self.contender {
             Contender::Fairlead => AGENT_PORT,
             Contender::KubeProxy | Contender::Iptables => KUBE_PROXY_PORT,
@@ -215,24 +211,22 @@ impl Running {
         Ok(Exposition::new(get(&self.machine, port, "/metrics")?.1))
     }
 
-    /// How many full or partial syncs for IPv4 it says that it has made, and their time in seconds.
+    /// How many full syncs for IPv4 it says that it has made, and their time in seconds. The node agent makes one for both
+    /// families, at its start.
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn syncs(&self, kind: &str) -> Result<(f64, f64)> {
+    pub fn full_syncs(&self) -> Result<(f64, f64)> {
         let metrics = self.metrics()?;
-        let both = |name: &str, label: &str| {
-            let sum = |suffix: &str| metrics.sum(&format!("{name}_{suffix}"), &[label]);
-            (sum("count").unwrap_or_default(), sum("sum").unwrap_or_default())
-        };
-        Ok(match (self.contender, kind) {
-            (Contender::Fairlead, "full") => both("fairlead_agent_sync_duration_seconds", "sync=\"Full\""),
-            (Contender::Fairlead, _) => both("fairlead_agent_sync_duration_seconds", "sync=\"Partial\""),
-            (_, kind) => both(
-                &format!("kubeproxy_sync_{kind}_proxy_rules_duration_seconds"),
-                "ip_family=\"IPv4\"",
+        let (name, labels): (_, &[&str]) = match self.contender {
+            Contender::Fairlead => ("fairlead_agent_sync_duration_seconds", &[]),
+            Contender::KubeProxy | Contender::Iptables => (
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                &["ip_family=\"IPv4\""],
             ),
-        })
+        };
+        let sum = |suffix: &str| metrics.sum(&format!("{name}_{suffix}"), labels);
+        Ok((sum("count").unwrap_or_default(), sum("sum").unwrap_or_default()))
     }
 
     /// Waits until it has nothing more to do: for a second no change, and hardly any CPU time.

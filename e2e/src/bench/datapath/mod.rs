@@ -139,7 +139,7 @@ impl Bench<'_> {
             at.syncs.push(report::Sync {
                 who,
                 programmed_s: took.as_secs_f64(),
-                sync_s: running.syncs("full")?.1,
+                sync_s: running.full_syncs()?.1,
                 cpu,
             });
             Ok::<_, LabError>(running)
