@@ -16,7 +16,7 @@ use fairlead_e2e::product::install::tree;
 /// how long they take, what they cost, and what connections through their rules are like
 #[derive(Parser)]
 struct Args {
-    /// Name of the lab to bring up; it stays up afterwards
+    /// Name of the lab; one of this name is taken down first, and the new one stays up afterwards
     #[arg(long, default_value = "bench-datapath")]
     name: String,
     /// Number of Services at which everything is measured

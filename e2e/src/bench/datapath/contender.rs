@@ -229,22 +229,28 @@ impl Running {
         Ok((sum("count").unwrap_or_default(), sum("sum").unwrap_or_default()))
     }
 
-    /// Waits until it has nothing more to do: for a second no change, and hardly any CPU time.
+    /// Waits until it has nothing more to do: for a second no change, and hardly any CPU time. An agent that looks at its
+    /// rules all the time is idle as well, if nothing changes for longer than it needs to write.
     ///
     /// # Errors
     /// When time is up.
     pub fn settle(&self) -> Result<()> {
         const LOOK: Duration = Duration::from_millis(250);
         const QUIET: u32 = 4;
+        const STILL: Duration = Duration::from_secs(10);
         let (begun, mut quiet, mut before) = (Instant::now(), 0, self.cpu());
         while begun.elapsed() < LIMIT {
             std::thread::sleep(LOOK);
             let now = self.cpu();
-            let changed = self.generations.last().is_some_and(|last| last.elapsed() < LOOK);
+            let still = self
+                .generations
+                .last()
+                .map_or(begun, |last| last.max(begun))
+                .elapsed();
             let busy = now.since(before).total() > 0.1 * LOOK.as_secs_f64();
-            quiet = if changed || busy { 0 } else { quiet + 1 };
+            quiet = if still < LOOK || busy { 0 } else { quiet + 1 };
             before = now;
-            if quiet >= QUIET {
+            if quiet >= QUIET || (self.contender == Contender::Fairlead && still > STILL) {
                 return Ok(());
             }
         }
@@ -253,6 +259,17 @@ impl Running {
             after: LIMIT,
             seen: "it works".to_owned(),
         })
+    }
+
+    /// CPU time that it takes while nothing changes, in percent of one core.
+    ///
+    /// # Errors
+    /// As [`Running::settle`].
+    pub fn idle_percent(&self, time: Duration) -> Result<f64> {
+        self.settle()?;
+        let (begun, before) = (Instant::now(), self.cpu());
+        std::thread::sleep(time);
+        Ok(self.cpu().since(before).total() / begun.elapsed().as_secs_f64() * 100.0)
     }
 
     /// Ends the process. Its rules stay in the kernel, and the machine with them.

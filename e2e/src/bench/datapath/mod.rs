@@ -36,6 +36,8 @@ const TRIED: usize = 100;
 /// Threads that make connections, when as many as possible are wanted.
 const CLIENTS: usize = 4;
 
+/// How long a contender's CPU time is looked at while nothing changes.
+const IDLE: Duration = Duration::from_secs(15);
 /// Between two connections while a contender is restarted: at full speed the table of connections would be full before
 /// it is done.
 const PACE: Duration = Duration::from_micros(500);
@@ -43,7 +45,7 @@ const PACE: Duration = Duration::from_micros(500);
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of the lab. It is brought up if need be and stays up.
+    /// Name of the lab. One of this name is taken down first; the new one stays up.
     pub lab: String,
     /// Number of Services at which everything is measured.
     pub services: usize,
@@ -68,6 +70,8 @@ pub struct Options {
 /// # Errors
 /// When something cannot be measured.
 pub fn run(options: &Options, progress: &Progress, mut keep: impl FnMut(&Report)) -> Result<Report> {
+    // Objects of an earlier run would be served as well.
+    crate::down(&options.lab, progress)?;
     let stage = Stage::up(&options.lab, progress)?;
     let bench = Bench {
         options,
@@ -153,6 +157,7 @@ impl Bench<'_> {
             return running.stop();
         }
         outcome.after_sync = Some(running.memory.memory());
+        outcome.idle_cpu_percent = Some(running.idle_percent(IDLE)?);
         let changes = Changes {
             stage: &self.stage,
             objects: self.objects,

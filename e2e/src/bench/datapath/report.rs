@@ -47,6 +47,8 @@ pub struct Outcome {
     pub who: Contender,
     /// Memory after the first sync.
     pub after_sync: Option<Memory>,
+    /// CPU time while nothing changes, in percent of one core.
+    pub idle_cpu_percent: Option<f64>,
     /// Single changes.
     pub trials: Vec<Trial>,
     /// CPU time of all of them.
@@ -134,6 +136,7 @@ impl Outcome {
         Self {
             who,
             after_sync: None,
+            idle_cpu_percent: None,
             trials: vec![],
             trials_cpu: Cpu::default(),
             burst: None,
@@ -303,6 +306,9 @@ impl Display for Report {
         self.row(f, "peak memory of the process, MiB", |o| Some(o.memory?.peak))?;
         self.row(f, "memory after the first sync, MiB", |o| {
             Some(o.after_sync?.resident)
+        })?;
+        self.row(f, "CPU while nothing changes, % of a core", |o| {
+            o.idle_cpu_percent
         })?;
         self.row(f, "restart until adopted, s", |o| {
             Some(o.restart.as_ref()?.adopted_s)
