@@ -10,7 +10,7 @@ CARGO ?= cargo
 PROGRAMS := fairlead-controller fairlead-speaker fairlead-node-agent
 PROGRAM_PATHS := $(PROGRAMS:%=target/release/%)
 # What the image is made with, and what the network namespace tests use; the lab installs what it needs itself.
-IMAGE_PACKAGES := buildah nftables
+IMAGE_PACKAGES := buildah
 NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping ndisc6 conntrack socat
 CARGO_DENY := 0.20.2
 LAB := target/debug/lab

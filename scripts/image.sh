@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the OCI image of all programs as an archive that `docker load`, `ctr image import` and skopeo read.
 #   usage: scripts/image.sh PROGRAM…      (paths of the built programs)
-# Writes target/images/fairlead.tar. The programs are linked dynamically, as is nft: the libraries that they load are
-# copied from this system, with the copyright files of their packages.
+# Writes target/images/fairlead.tar. The programs are linked dynamically: the libraries that they load
+# are copied from this system, with the copyright files of their packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,21 +13,16 @@ root=$out/rootfs
 [ -n "$version" ] || { echo "image: charts/fairlead/Chart.yaml has no appVersion" >&2; exit 1; }
 [ $# -gt 0 ] || { echo "image: usage: scripts/image.sh PROGRAM…" >&2; exit 1; }
 
-nft=$(command -v nft || true)
-[ -n "$nft" ] || nft=/usr/sbin/nft
-[ -x "$nft" ] || { echo "image: nft is missing (Debian package nftables)" >&2; exit 1; }
-
 rm -rf "$root"
-mkdir -p "$root"/{usr/bin,usr/sbin,etc,run,tmp}
+mkdir -p "$root"/{usr/bin,etc,run,tmp}
 printf 'root:x:0:0:root:/:/sbin/nologin\nfairlead:x:65532:65532:fairlead:/:/sbin/nologin\n' > "$root/etc/passwd"
 printf 'root:x:0:\nfairlead:x:65532:\n' > "$root/etc/group"
 # Host names (of an API server, say) are looked up in files and DNS.
 printf 'hosts: files dns\n' > "$root/etc/nsswitch.conf"
 install -m 0755 "$@" "$root/usr/bin/"
-install -m 0755 "$nft" "$root/usr/sbin/nft"
 
 # The libraries of all programs, and the two that the C library loads by itself to look up host names.
-libraries=$(ldd "$@" "$nft" | awk '$2 == "=>" {print $3} $1 ~ "^/" && $1 !~ ":$" {print $1}' | sort -u)
+libraries=$(ldd "$@" | awk '$2 == "=>" {print $3} $1 ~ "^/" && $1 !~ ":$" {print $1}' | sort -u)
 libc=$(printf '%s\n' "$libraries" | grep '/libc\.so' | head -n 1)
 for extra in "$(dirname "$libc")"/libnss_files.so.2 "$(dirname "$libc")"/libnss_dns.so.2 "$(dirname "$libc")"/libresolv.so.2; do
   [ -e "$extra" ] && libraries="$libraries $extra"
@@ -36,7 +31,7 @@ for library in $libraries; do
   install -D -m 0755 "$(readlink -f "$library")" "$root$library"
 done
 if command -v dpkg >/dev/null; then
-  for file in "$nft" $libraries; do
+  for file in $libraries; do
     # Where /lib is a link to /usr/lib, packages may own a file by either name.
     package=$(dpkg -S "$(readlink -f "$file")" 2>/dev/null || dpkg -S "${file#/usr}" 2>/dev/null || true)
     package=${package%%:*}

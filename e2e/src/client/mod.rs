@@ -34,9 +34,12 @@ pub struct ClientOptions {
     /// End after this time; without it, run until SIGINT or SIGTERM.
     #[arg(long, value_parser = parse_duration)]
     pub duration: Option<Duration>,
-    /// Beside the requests on new connections, hold this many and make a request every 100 ms on each.
+    /// Beside the requests on new connections, hold this many and make one request after the other on each.
     #[arg(long, default_value_t = 0)]
     pub hold: usize,
+    /// Time between two requests on a held connection.
+    #[arg(long, default_value = "100ms", value_parser = parse_duration)]
+    pub hold_interval: Duration,
     /// A held connection on which an answer takes longer than this counts as broken.
     #[arg(long, default_value = "15s", value_parser = parse_duration)]
     pub hold_timeout: Duration,
@@ -65,6 +68,7 @@ impl ClientOptions {
             timeout: Duration::from_secs(1),
             duration: None,
             hold: 0,
+            hold_interval: Duration::from_millis(100),
             hold_timeout: Duration::from_secs(15),
             answers: false,
         }
@@ -80,6 +84,7 @@ impl ClientOptions {
             args.extend(["--duration".to_owned(), duration(limit)]);
         }
         args.extend(["--hold".to_owned(), self.hold.to_string()]);
+        args.extend(["--hold-interval".to_owned(), duration(self.hold_interval)]);
         args.extend(["--hold-timeout".to_owned(), duration(self.hold_timeout)]);
         if self.answers {
             args.push("--answers".to_owned());
@@ -106,15 +111,8 @@ pub async fn measure(options: &ClientOptions, stop: impl Future<Output = ()>) ->
     let start = Instant::now();
     let (end_held, held_ends) = watch::channel(false);
     let mut holding = JoinSet::new();
-    for _ in 0..options.hold {
-        let ends = held_ends.clone();
-        holding.spawn(sample::hold(
-            options.target,
-            start,
-            options.hold_timeout,
-            options.timeout,
-            ends,
-        ));
+    for number in 0..options.hold {
+        holding.spawn(sample::hold(options.clone(), number, start, held_ends.clone()));
     }
     let mut asking = JoinSet::new();
     let mut ticks = interval_at(start, options.interval);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,6 +26,8 @@ pub enum FailureKind {
     Closed,
     /// An answer that is not HTTP, not status 200, or not what the test server says.
     Http,
+    /// On a long-held connection: another pod, another client address or other data than before.
+    Altered,
     /// Any other error of the operating system.
     Other,
 }
@@ -55,6 +57,8 @@ pub struct Sample {
 pub struct Held {
     /// The pod that answered; none if there never was an answer.
     pub backend: Option<String>,
+    /// The address from which the pod saw it come, if it was asked.
+    pub client: Option<SocketAddr>,
     /// Good answers.
     pub good: u64,
     /// The longest time that an answer took, of all that came.
@@ -115,6 +119,9 @@ pub struct HeldReport {
     pub longest_stall_ms: u64,
     /// Connections by the pod they are connected to.
     pub backends: BTreeMap<String, u64>,
+    /// Connections by the address from which the pod saw them come.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clients: BTreeMap<IpAddr, u64>,
 }
 
 /// What the test client saw.
@@ -217,6 +224,9 @@ fn count_held(held: &[Held]) -> HeldReport {
         report.longest_stall_ms = report.longest_stall_ms.max(millis(connection.slowest));
         if let Some(backend) = &connection.backend {
             *report.backends.entry(backend.clone()).or_default() += 1;
+        }
+        if let Some(client) = connection.client {
+            *report.clients.entry(client.ip().to_canonical()).or_default() += 1;
         }
         if let Some((when, failure)) = connection.broke {
             report.broken.push(BrokenReport {
@@ -329,6 +339,7 @@ impl fmt::Display for FailureKind {
             Self::Timeout => "timeout",
             Self::Closed => "closed",
             Self::Http => "http",
+            Self::Altered => "altered",
             Self::Other => "other",
         })
     }
@@ -450,7 +461,7 @@ mod tests {
                 backend: Some("web-a".to_owned()),
                 good: 7,
                 slowest: ms(3),
-                broke: None,
+                ..Held::default()
             },
             Held {
                 backend: None,
@@ -462,6 +473,7 @@ mod tests {
                 good: 5,
                 slowest: ms(900),
                 broke: Some((ms(700), FailureKind::Reset)),
+                ..Held::default()
             },
         ];
         let report = report(1200, samples, &held);

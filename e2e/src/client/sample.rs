@@ -7,11 +7,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
+use super::ClientOptions;
 use super::http::{Connection, kind};
 use super::report::{Answer, FailureKind, Held, Sample};
-
-/// Time between two requests on a long-held connection.
-const HOLD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Opens a connection, asks which pod answers and which address it sees, and closes it.
 pub(super) async fn sample(target: SocketAddr, start: Instant, limit: Duration) -> Sample {
@@ -65,18 +63,18 @@ fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Opens a connection and asks on it every 100 ms, until it breaks or `stop` becomes true. A connection is given up as broken when
-/// an answer takes longer than `limit`; if the end comes before that, an answer that is late by then is waited for as long as
-/// `grace`.
+/// Opens a connection and asks on it again and again, until it breaks or `stop` becomes true. It is given up as broken
+/// when an answer takes longer than the time-out of held connections; if the end comes before that, an answer that is
+/// late by then is waited for as long as for one on a new connection.
 pub(super) async fn hold(
-    target: SocketAddr,
+    options: ClientOptions,
+    number: usize,
     start: Instant,
-    limit: Duration,
-    grace: Duration,
     mut stop: watch::Receiver<bool>,
 ) -> Held {
+    let (limit, grace) = (options.hold_timeout, options.timeout);
     let mut held = Held::default();
-    let mut connection = match timeout(limit, connect(target))
+    let mut connection = match timeout(limit, connect(options.target))
         .await
         .unwrap_or(Err(FailureKind::Timeout))
     {
@@ -86,23 +84,25 @@ pub(super) async fn hold(
             return held;
         }
     };
-    let mut ticks = interval_at(Instant::now(), HOLD_INTERVAL);
+    // Not all at the same moment.
+    let lag = options.hold_interval.mul_f64(number as f64 / options.hold as f64);
+    let mut ticks = interval_at(Instant::now() + lag, options.hold_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    for turn in 0.. {
         tokio::select! {
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return held,
         }
         let asked = Instant::now();
+        let told = &mut held;
         let answer = tokio::select! {
-            answer = timeout(limit, hostname(&mut connection)) => answer,
-            () = ended(&mut stop, grace) => return Held { broke: Some((start.elapsed(), FailureKind::Timeout)), ..held },
+            answer = timeout(limit, exchange(&mut connection, told, number, turn)) => answer,
+            () = ended(&mut stop, grace) => Ok(Err(FailureKind::Timeout)),
         };
         match answer.unwrap_or(Err(FailureKind::Timeout)) {
-            Ok(backend) => {
+            Ok(()) => {
                 held.good += 1;
                 held.slowest = held.slowest.max(asked.elapsed());
-                held.backend = Some(backend);
             }
             Err(kind) => {
                 held.broke = Some((start.elapsed(), kind));
@@ -110,6 +110,33 @@ pub(super) async fn hold(
             }
         }
     }
+    held
+}
+
+/// One request on a held connection: in turn who answers, which client address it sees, and data that must come back.
+/// All must be as before.
+async fn exchange(
+    connection: &mut Connection,
+    held: &mut Held,
+    number: usize,
+    turn: u64,
+) -> Result<(), FailureKind> {
+    let same = match turn % 3 {
+        0 => {
+            let name = hostname(connection).await?;
+            *held.backend.get_or_insert_with(|| name.clone()) == name
+        }
+        1 => {
+            let seen = connection.get("/clientip").await?;
+            let seen: SocketAddr = seen.trim().parse().map_err(|_| FailureKind::Http)?;
+            *held.client.get_or_insert(seen) == seen
+        }
+        _ => {
+            let data = format!("{number}-{turn}-").repeat(50);
+            connection.get(&format!("/echo?msg={data}")).await? == data
+        }
+    };
+    if same { Ok(()) } else { Err(FailureKind::Altered) }
 }
 
 /// Returns when `grace` has passed since `stop` became true.

@@ -74,7 +74,7 @@ async fn answer(mut stream: TcpStream, peer: SocketAddr, mut open: watch::Receiv
             let body = match path.as_str() {
                 "/hostname" => "web-a".to_owned(),
                 "/clientip" => peer.to_string(),
-                _ => panic!("asked for {path}"),
+                _ => path.strip_prefix("/echo?msg=").unwrap().to_owned(),
             };
             let answer = format!(
                 "HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: {}\r\n\r\n{body}",
@@ -97,6 +97,7 @@ fn options_survive_the_command_line() {
         timeout: Duration::from_millis(300),
         duration: Some(Duration::from_secs(90)),
         hold: 3,
+        hold_interval: Duration::from_millis(70),
         hold_timeout: Duration::from_secs(40),
         answers: true,
         ..plain.clone()
