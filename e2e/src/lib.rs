@@ -10,6 +10,7 @@ mod cluster;
 mod control_plane;
 mod down;
 mod error;
+mod inside;
 mod lab;
 mod net;
 mod node;

@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -285,11 +286,18 @@ pub(crate) fn run(mut command: Command, what: &str) -> Result<Vec<u8>> {
 /// # Errors
 /// When the namespace cannot be entered.
 pub(crate) fn inside<T: Send>(machine: &Machine, job: impl FnOnce() -> T + Send) -> Result<T> {
-    let path = format!("/proc/{}/ns/net", machine.id().pid);
+    inside_of(format!("/proc/{}/ns/net", machine.id().pid).as_ref(), job)
+}
+
+/// The same in a network namespace by its path.
+///
+/// # Errors
+/// As [`inside`].
+pub(crate) fn inside_of<T: Send>(path: &Path, job: impl FnOnce() -> T + Send) -> Result<T> {
     std::thread::scope(|scope| {
         crate::parallel::join(scope.spawn(|| {
-            let namespace = fs::File::open(&path).doing(format!("open {path}"))?;
-            setns(namespace, CloneFlags::CLONE_NEWNET).doing(format!("enter {path}"))?;
+            let namespace = fs::File::open(path).doing(format!("open {}", path.display()))?;
+            setns(namespace, CloneFlags::CLONE_NEWNET).doing(format!("enter {}", path.display()))?;
             Ok(job())
         }))
     })

@@ -14,6 +14,7 @@ mod product {
     mod annotations;
     mod announcing;
     mod api_only;
+    mod bulk;
     mod chaos;
     mod chart;
     mod churn;
@@ -27,6 +28,7 @@ mod product {
     mod layer2;
     mod leader;
     mod lifecycle;
+    mod live;
     mod malformed;
     mod pools;
     mod power;
