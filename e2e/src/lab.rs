@@ -19,7 +19,7 @@ use crate::{
     net::{self, cable_of},
     node, parallel,
     progress::Progress,
-    state::{Paths, Shape, no_such_lab},
+    state::{KubeProxy, Paths, Shape, no_such_lab},
     topology::Place,
     up,
 };
@@ -244,6 +244,18 @@ impl Lab {
     pub fn power_on(&self, place: Place, progress: &Progress) -> Result<()> {
         let _lock = self.paths.lock()?;
         up::start_place(self, place, progress)
+    }
+
+    /// Lets another kube-proxy, or none, program Services on all nodes from now on, until the next switch or the next
+    /// power-on: the shape of the lab stays as it is.
+    ///
+    /// # Errors
+    /// When a node does not run, or its kube-proxy does not do as it is told.
+    pub fn switch_kube_proxy(&self, mode: KubeProxy) -> Result<()> {
+        parallel::each(&self.nodes(), |place| {
+            node::switch_kube_proxy(self, &self.machine(*place)?, mode)
+        })
+        .map(drop)
     }
 
     /// Stops the API server where it stands: connections stay, answers do not come.

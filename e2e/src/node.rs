@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::{
@@ -17,12 +18,17 @@ use crate::{
     components::Components,
     error::{Doing, LabError, Result},
     images::PAUSE,
-    machine::{Machine, ServiceSpec},
+    lab::Lab,
+    machine::{Machine, ServiceSpec, ServiceState},
+    net::wait_http_ok,
+    progress::Progress,
     state::{KubeProxy, Paths, Shape},
     topology::{POD_CIDR_V4, POD_CIDR_V6, Place, pod_cidrs},
 };
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+
+const KUBE_PROXY: &str = "kube-proxy";
 
 /// Where kube-proxy says whether it is healthy: port on the node's addresses.
 pub(crate) const KUBE_PROXY_HEALTH_PORT: u16 = 10256;
@@ -87,9 +93,9 @@ pub(crate) fn second(paths: &Paths, components: &Components, shape: &Shape, n: u
     )];
     if shape.kube_proxy != KubeProxy::None {
         let config = own.join("kube-proxy.json");
-        let program = components.bin("kube-proxy").display().to_string();
+        let program = components.bin(KUBE_PROXY).display().to_string();
         services.push(ServiceSpec::new(
-            "kube-proxy",
+            KUBE_PROXY,
             [program, format!("--config={}", config.display())],
         ));
     }
@@ -189,6 +195,59 @@ fn kube_proxy(paths: &Paths, shape: &Shape, name: &str) -> serde_json::Value {
         "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "healthzBindAddress": format!("0.0.0.0:{KUBE_PROXY_HEALTH_PORT}"),
     })
+}
+
+/// Ends a node's kube-proxy, removes its rules, and starts it in another mode, if there is to be one.
+pub(crate) fn switch_kube_proxy(lab: &Lab, machine: &Machine, mode: KubeProxy) -> Result<()> {
+    const ENDS_WITHIN: Duration = Duration::from_secs(10);
+    let is = |service: &ServiceState| service.name == KUBE_PROXY;
+    if machine.services()?.iter().any(|s| is(s) && s.is_running()) {
+        machine.end_service(KUBE_PROXY, Signal::SIGTERM, ENDS_WITHIN)?;
+    }
+    let components = Components::ensure(&Progress::stderr())?;
+    let program = components.bin(KUBE_PROXY).display().to_string();
+    let what = || format!("removal of kube-proxy's rules on {}", machine.place().name());
+    let output = machine
+        .command([&program, "--cleanup"])
+        .stdin(Stdio::null())
+        .output()
+        .doing(what())?;
+    if !output.status.success() {
+        let detail = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(LabError::Command {
+            command: what(),
+            detail,
+        });
+    }
+    if mode == KubeProxy::None {
+        return Ok(());
+    }
+    let (paths, shape) = (lab.paths(), lab.shape());
+    let Place::Node(n) = machine.place() else {
+        return Err(LabError::Refused(format!(
+            "{} is no node",
+            machine.place().name()
+        )));
+    };
+    let shape = Shape {
+        kube_proxy: mode,
+        ..shape.clone()
+    };
+    let own = paths.machine(machine.place());
+    write(
+        &own.join("kube-proxy.json"),
+        &kube_proxy(paths, &shape, &machine.place().name()).to_string(),
+    )?;
+    let spec = second(paths, &components, &shape, n)
+        .into_iter()
+        .find(|spec| spec.name == KUBE_PROXY);
+    spec.map_or(Ok(()), |spec| machine.start_service(spec))?;
+    wait_http_ok(
+        machine,
+        KUBE_PROXY_HEALTH_PORT,
+        "/healthz",
+        Duration::from_secs(30),
+    )
 }
 
 /// Waits until containerd accepts connections.

@@ -32,6 +32,7 @@ mod product {
     mod malformed;
     mod pools;
     mod power;
+    mod proxies;
     mod requests;
     mod settings;
     mod sharing;
