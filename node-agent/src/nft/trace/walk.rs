@@ -67,11 +67,13 @@ impl Walk<'_> {
         if let Verdict::Stop(outcome) = self.hook(first) {
             return outcome;
         }
+        if self.packet.flow == Flow::Known {
+            return Outcome::AsItsFlow; // translated as the first packet was
+        }
         match self.translated.clone() {
             Translated::Echo => Outcome::AnsweredAsEcho,
             Translated::No => match self.rest() {
                 Verdict::Stop(outcome) => outcome,
-                Verdict::Continue if self.packet.flow == Flow::Known => Outcome::AsItsFlow,
                 Verdict::Continue => Outcome::NotOurs,
             },
             Translated::To(endpoints) => self.deliver(&endpoints),
@@ -127,14 +129,12 @@ impl Walk<'_> {
 
     fn hook(&mut self, hook: &str) -> Verdict {
         let ruleset = self.ruleset;
-        let mut chains: Vec<_> = ruleset
-            .chains
-            .iter()
-            .filter_map(|(chain, rules)| {
-                let base = chain.base().filter(|base| base.hook == hook)?;
-                Some((base.priority, base.kind, chain, rules))
-            })
-            .collect();
+        let of_hook = |chain: &Chain| {
+            let base = chain.base().filter(|base| base.hook == hook)?;
+            let (chain, rules) = ruleset.chains.get_key_value(chain)?;
+            Some((base.priority, base.kind, chain, rules))
+        };
+        let mut chains: Vec<_> = Chain::FIXED.iter().filter_map(of_hook).collect();
         chains.sort_by_key(|(priority, ..)| *priority);
         // One translation a hook: of the destination before routing, of the source after it.
         let mut translated = false;
