@@ -93,6 +93,14 @@ bench-speaker: images ## What idle speakers cost with 1000 Services, on a lab of
 	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
 	target/release/bench_speaker --name $(BENCH_LAB) $(ARGS)
 
+.PHONY: bench-datapath
+bench-datapath: ## The node agent and kube-proxy with 10 000 Services: syncs, changes, CPU, memory, connections (root)
+	@scripts/packages.sh nftables
+	$(CARGO) build --release -p fairlead-node-agent
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(BENCH_LAB)-datapath' EXIT; \
+	target/release/bench_datapath --name $(BENCH_LAB)-datapath $(ARGS)
+
 .PHONY: bench-ipam
 bench-ipam: ## What address management costs with 10000 Services
 	$(CARGO) bench -q -p fairlead-core --features testing --bench ipam

@@ -33,6 +33,8 @@ lacks "policies switched off" ValidatingAdmissionPolicy \
   --set admissionPolicies.enabled=false --set admissionPolicies.externalIPsOutsidePools=Deny
 lacks "the finalizer by default" FAIRLEAD_SERVICE_FINALIZER
 has "the finalizer" FAIRLEAD_SERVICE_FINALIZER --set finalizer=cloud
+has "a service proxy by default" '- --kube-proxy=present'
+has "no kube-proxy" '- --kube-proxy=absent' --set kubeProxy=absent --set apiServer.host=192.0.2.1 --set apiServer.port=6443
 # The three programs and the uninstall hook.
 told=$(render --set compatibility.metallb=true | grep -A1 FAIRLEAD_METALLB_ANNOTATIONS | grep -c 'value: "true"')
 [ "$told" = 4 ] || { echo "chart: compatibility.metallb reaches $told programs of 4" >&2; exit 1; }
@@ -53,6 +55,8 @@ refuses() { # what, helm arguments…
 refuses "an unknown value" --kube-version 1.33.0 --set speaker.prot=1
 refuses "a port that is none" --kube-version 1.33.0 --set speaker.port=70000
 refuses "an API server's host without a port" --kube-version 1.33.0 --set apiServer.host=192.0.2.1
+refuses "no kube-proxy without the API server's address" --kube-version 1.33.0 --set kubeProxy=absent
+refuses "a guess at kube-proxy" --kube-version 1.33.0 --set kubeProxy=auto
 refuses "a lease that ends before its leader has stopped" --kube-version 1.33.0 --set controller.leaderElection.renewDeadlineSeconds=15
 refuses "a renew deadline without a second attempt" --kube-version 1.33.0 --set controller.leaderElection.retryPeriodSeconds=9
 refuses "an unknown finalizer" --kube-version 1.33.0 --set finalizer=own

@@ -161,6 +161,12 @@ impl Endpoints {
         )
     }
 
+    /// Where connections to a port that are open already may stay: whatever still serves, terminating or not.
+    pub fn serving(&self, port: &ServicePort) -> Vec<&Endpoint> {
+        let serving = |endpoint: &&Endpoint| endpoint.ready || endpoint.serving_terminating;
+        self.of(port).iter().filter(serving).collect()
+    }
+
     /// Is there an endpoint anywhere that is ready, or terminating and serving, on any port?
     pub fn any_usable(&self) -> bool {
         self.by_port

@@ -86,6 +86,9 @@ pub struct Backend {
     pub cluster: Vec<SocketAddr>,
     /// Usable endpoints on this node, sorted. Not a subset of `cluster`: see [`crate::endpoints`].
     pub local: Vec<SocketAddr>,
+    /// UDP only: endpoints beyond these that still serve. They get no new flows, and keep those they have; there is no
+    /// other sign of when a flow ends.
+    pub lasting: Vec<SocketAddr>,
 }
 
 /// Where a packet comes from, as far as the policy cares.
@@ -116,6 +119,17 @@ pub enum Outcome<'a> {
 }
 
 impl Backend {
+    /// One without endpoints.
+    pub fn new(policy: TrafficPolicy) -> Self {
+        Self {
+            policy,
+            affinity: None,
+            cluster: Vec::new(),
+            local: Vec::new(),
+            lasting: Vec::new(),
+        }
+    }
+
     /// The decision for one packet that passed the source ranges.
     pub fn outcome(&self, source: Source) -> Outcome<'_> {
         let forward = |endpoints, masquerade| Outcome::Forward {
@@ -368,7 +382,7 @@ fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, here: H
             .collect();
         unique.into_iter().collect()
     };
-    Backend {
+    let mut backend = Backend {
         policy: service.policy,
         affinity: service.affinity,
         cluster: addresses(endpoints.cluster(port, here)),
@@ -376,7 +390,16 @@ fn backend(service: &Service, port: &ServicePort, endpoints: &Endpoints, here: H
             TrafficPolicy::Cluster => Vec::new(),
             TrafficPolicy::Local => addresses(endpoints.local(port, here.node)),
         },
+        lasting: Vec::new(),
+    };
+    if port.protocol == Protocol::Udp {
+        backend.lasting = addresses(endpoints.serving(port));
+        let chosen = [&backend.cluster, &backend.local]; // sorted
+        backend
+            .lasting
+            .retain(|endpoint| chosen.iter().all(|list| list.binary_search(endpoint).is_err()));
     }
+    backend
 }
 
 /// The ranges of one family; a family of which none is listed is open, as with kube-proxy.

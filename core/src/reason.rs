@@ -119,6 +119,8 @@ reasons! {
     ProbePending,
     /// The node's health probe fails.
     ProbeFailed,
+    /// kube-proxy in IPVS mode makes every node answer ARP for the address.
+    StrictARPNeeded,
     /// Another machine, which is no speaker, uses the address.
     AddressConflict,
     /// The node could announce the address, but another one was elected.

@@ -78,6 +78,37 @@ pub(crate) fn up(options: &UpOptions, progress: &Progress) -> Result<Lab> {
     Ok(lab)
 }
 
+/// Brings up machines, cables, etcd and the API server with its Node objects, and nothing else: no kubelet, no
+/// controllers, no DNS. For benchmarks, which start by themselves what is to be measured.
+pub(crate) fn up_bare(options: &UpOptions, progress: &Progress) -> Result<Lab> {
+    preflight(progress)?;
+    check_in_sight(&Components::cache_to_use()?)?;
+    let components = Components::ensure(progress)?;
+    let paths = Paths::new(&options.name)?;
+    let _lock = paths.lock()?;
+    let shape = settle_shape(&paths, options)?;
+    install_program(&paths, options.program.as_deref())?;
+    certs::ensure(&paths, shape.nodes, shape.api_port)?;
+    let lab = Lab { paths, shape };
+    let run = Run {
+        lab: &lab,
+        components: &components,
+        progress,
+    };
+    let machines = run.machines(&lab.places())?;
+    Cables::lay(&lab.paths, &machines)?;
+    run.api_server(run.need(&machines, Place::ControlPlane)?)?;
+    Ok(lab)
+}
+
+/// A node with nothing on it, its network as after power-on: what ran on it before, and its rules, are gone.
+pub(crate) fn bare_node(lab: &Lab, place: Place) -> Result<Machine> {
+    machine::end(&lab.paths, place)?;
+    let machine = Machine::start(&lab.paths, place)?;
+    Cables::lay(&lab.paths, &lab.machines())?;
+    Ok(machine)
+}
+
 /// Starts one machine and all its services, as far as they do not run, and waits until it works.
 pub(crate) fn start_place(lab: &Lab, place: Place, progress: &Progress) -> Result<()> {
     if !lab.places().contains(&place) {
@@ -298,6 +329,13 @@ impl Run<'_> {
     }
 
     fn control_plane(&self, machine: &Machine) -> Result<()> {
+        self.api_server(machine)?;
+        self.start_services(machine, control_plane::second(&self.lab.paths, self.components)?)
+            .map(drop)
+    }
+
+    /// etcd and the API server, and the objects that the lab itself puts there.
+    fn api_server(&self, machine: &Machine) -> Result<()> {
         let Lab { paths, shape } = self.lab;
         let fresh = self.start_services(machine, control_plane::first(paths, self.components))?;
         forward::ensure(paths, machine, shape.api_port)?;
@@ -327,14 +365,11 @@ impl Run<'_> {
                 cluster::apply_dns(&client).await
             })
         };
-        let ready = if fresh {
+        if fresh {
             self.progress.step("starting etcd and the API server", wait)
         } else {
             wait()
-        };
-        ready?;
-        self.start_services(machine, control_plane::second(paths, self.components)?)
-            .map(drop)
+        }
     }
 
     fn ready(&self, control_plane: &Machine, nodes: &[(&Machine, Option<Timestamp>)]) -> Result<()> {

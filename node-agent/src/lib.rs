@@ -6,8 +6,10 @@
 //!                                          └───────── engine ────────┘
 //! ```
 
+pub mod conntrack;
 pub mod engine;
 pub mod handover;
+pub mod healthz;
 pub mod index;
 pub mod metrics;
 pub mod nft;

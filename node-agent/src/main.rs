@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use fairlead_core::model::NodeName;
 use fairlead_node_agent::engine::Engine;
 use fairlead_node_agent::handover;
+use fairlead_node_agent::healthz;
 use fairlead_node_agent::index::{Index, follow_all};
 use fairlead_node_agent::metrics::Metrics;
 use fairlead_node_agent::nft::TABLE;
@@ -48,6 +49,20 @@ struct Args {
     #[arg(long, env = "FAIRLEAD_MARK", default_value = "0x00200000", value_parser = parse_mark, value_name = "BIT")]
     mark: u32,
 
+    /// With `absent`, health-check node ports and the port of kube-proxy's /healthz are served here
+    #[arg(
+        long,
+        env = "FAIRLEAD_KUBE_PROXY",
+        value_enum,
+        default_value = "present",
+        value_name = "STATE"
+    )]
+    kube_proxy: KubeProxy,
+
+    /// Port of /healthz and /livez without kube-proxy
+    #[arg(long, default_value_t = healthz::PORT, value_name = "PORT")]
+    healthz_bind_port: u16,
+
     /// Unix socket for the speaker of this node; another one, health.sock, is made beside it
     #[arg(long, env = "FAIRLEAD_AGENT_SOCKET", default_value = link::SOCKET, value_name = "PATH")]
     socket: PathBuf,
@@ -55,6 +70,15 @@ struct Args {
     /// Remove our tables (inet fairlead, ip fairlead, ip6 fairlead) from this node's kernel, and end
     #[arg(long)]
     cleanup: bool,
+}
+
+/// Does kube-proxy run on this node?
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum KubeProxy {
+    /// It, or a service proxy that serves the same ports.
+    Present,
+    /// Nothing does.
+    Absent,
 }
 
 fn parse_mark(text: &str) -> Result<u32, String> {
@@ -102,11 +126,6 @@ async fn main() -> anyhow::Result<()> {
 async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let warnings = preflight::warnings();
-    metrics.warnings(warnings.len());
-    for warning in &warnings {
-        warn!("{warning}");
-    }
     let readiness = Readiness::new();
     let programmed = readiness.guard("the first plan in the kernel");
     let listen = args
@@ -129,8 +148,16 @@ async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<
     let (endpoints, local_endpoints) = watch::channel(None);
     let (speaker_in, speaker) = watch::channel(None);
     let me = NodeName(node_name);
+    let sources = healthz::Sources {
+        me: me.clone(),
+        index: index.clone(),
+        endpoints: local_endpoints.clone(),
+        reports: reports.clone(),
+    };
+    let (watched, myself, told) = (index.clone(), me.clone(), metrics.clone());
+    tasks.spawn(async move { preflight::follow(&watched, &myself, &told).await });
+    let healthz = in_kube_proxys_stead(args, sources, metrics.clone());
     let (changed, foreign) = watch::channel(0);
-    let watch = Watch::open(TABLE, &[tables.port()])?;
     let handover = handover::run(speaker.clone(), &tables, foreign.clone(), leaving.clone());
     let wiring = Wiring {
         me,
@@ -142,12 +169,14 @@ async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<
         endpoints,
         programmed: Some(programmed),
     };
-    let engine = Engine::new(tables.clone(), args.mark, metrics);
+    let engine = Engine::new(tables.clone(), args.mark, metrics.clone());
+    let sweeps = engine.sweeps();
     let health_socket = args.socket.with_file_name(link::HEALTH_SOCKET);
     tokio::select! {
         // The hand-over ends when the installation leaves; its table is removed together with the other one.
         ((), ()) = async { tokio::join!(run(engine, index.clone(), wiring), handover) } => Ok(()),
-        ended = hear(watch, &changed) => ended,
+        ended = hear(reports.clone(), tables.port(), &changed) => ended,
+        () = sweeps.run(&metrics) => anyhow::bail!("nothing sweeps connection tracking any more"),
         ended = tasks.join_next() => anyhow::bail!("a watch that runs for ever has ended: {ended:?}"),
         ended = link::serve(&args.socket, reports, speaker_in) => {
             error!("the link to the speaker ended");
@@ -156,11 +185,32 @@ async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<
         ended = link::serve_health(&health_socket, local_endpoints) => {
             ended.context("cannot answer for single Services")
         }
+        () = healthz => anyhow::bail!("nothing answers in kube-proxy's stead any more"),
     }
 }
 
-/// Tells when somebody else changes tables with our name.
-async fn hear(mut watch: Watch, changed: &watch::Sender<u64>) -> anyhow::Result<()> {
+/// Serves kube-proxy's ports where there is none; does nothing for ever where there is one.
+async fn in_kube_proxys_stead(args: &Args, sources: healthz::Sources, metrics: Metrics) {
+    if args.kube_proxy == KubeProxy::Present {
+        return std::future::pending().await;
+    }
+    // Each health-check node port takes a listener, and each question a connection.
+    if let Err(error) = fairlead_runtime::raise_file_limit() {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+    healthz::run(sources, args.healthz_bind_port, &metrics).await;
+}
+
+/// Tells when somebody else changes tables with our name. It begins when the first plan is in the kernel: while anybody
+/// listens, the kernel tells of every single element.
+async fn hear(
+    mut reports: watch::Receiver<AgentReport>,
+    own: u32,
+    changed: &watch::Sender<u64>,
+) -> anyhow::Result<()> {
+    reports.wait_for(|report| report.plan > 0).await?;
+    let mut watch = Watch::open(TABLE, &[own])?;
+    changed.send_modify(|count| *count += 1); // what nobody heard
     loop {
         if let Heard::Changed { process, pid, .. } = watch.next().await? {
             warn!(process, pid, "somebody else changes our tables");

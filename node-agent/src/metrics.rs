@@ -52,6 +52,13 @@ pub struct Metrics {
     failures: Family<WayLabel, Counter>,
     replaced: Family<CauseLabel, Counter>,
     warnings: Gauge<i64>,
+    healthz_ports: Gauge<i64>,
+    healthz_failing: Gauge<i64>,
+    conntrack_entries: Gauge<i64>,
+    conntrack_max: Gauge<i64>,
+    swept: Counter,
+    sweeps: Histogram,
+    sweep_failures: Counter,
 }
 
 impl Metrics {
@@ -68,6 +75,14 @@ impl Metrics {
             failures: Family::default(),
             replaced: Family::default(),
             warnings: Gauge::default(),
+            healthz_ports: Gauge::default(),
+            healthz_failing: Gauge::default(),
+            conntrack_entries: Gauge::default(),
+            conntrack_max: Gauge::default(),
+            swept: Counter::default(),
+            // 1 ms to 16 s.
+            sweeps: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            sweep_failures: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("fairlead_agent");
         r.register("plan", "Number of the plan in the kernel", metrics.plan.clone());
@@ -88,6 +103,20 @@ impl Metrics {
         r.register("table_replaced", help, metrics.replaced.clone());
         let help = "Settings of this node that keep traffic from flowing as it should; the log names them";
         r.register("preflight_warnings", help, metrics.warnings.clone());
+        let help = "Ports open in kube-proxy's stead: health-check node ports, and the one of /healthz";
+        r.register("healthz_ports", help, metrics.healthz_ports.clone());
+        let help = "Ports that should be open in kube-proxy's stead and are not; the log names them";
+        r.register("healthz_ports_failing", help, metrics.healthz_failing.clone());
+        let help = "Entries of connection tracking";
+        r.register("conntrack_entries", help, metrics.conntrack_entries.clone());
+        let help = "Entries of connection tracking that the kernel has room for";
+        r.register("conntrack_entries_max", help, metrics.conntrack_max.clone());
+        let help = "Entries of connection tracking deleted because they led past what is served";
+        r.register("conntrack_deleted", help, metrics.swept.clone());
+        let help = "Time of a pass through the connection tracking table";
+        r.register_with_unit("conntrack_sweep", help, Unit::Seconds, metrics.sweeps.clone());
+        let help = "Passes through the connection tracking table that failed";
+        r.register("conntrack_sweep_failures", help, metrics.sweep_failures.clone());
         metrics
     }
 
@@ -125,5 +154,30 @@ impl Metrics {
     /// Number of warnings of the preflight.
     pub fn warnings(&self, count: usize) {
         self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How full the connection tracking table is.
+    pub fn conntrack(&self, entries: u64, max: u64) {
+        self.conntrack_entries
+            .set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.conntrack_max.set(i64::try_from(max).unwrap_or(i64::MAX));
+    }
+
+    /// So many ports are open in kube-proxy's stead, and so many could not be opened.
+    pub fn healthz(&self, open: usize, failing: usize) {
+        self.healthz_ports.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.healthz_failing
+            .set(i64::try_from(failing).unwrap_or(i64::MAX));
+    }
+
+    /// A pass through the connection tracking table has deleted so many entries.
+    pub fn swept(&self, deleted: usize, took: Duration) {
+        self.swept.inc_by(deleted as u64);
+        self.sweeps.observe(took.as_secs_f64());
+    }
+
+    /// A pass through the connection tracking table failed.
+    pub fn sweep_failed(&self) {
+        self.sweep_failures.inc();
     }
 }

@@ -73,6 +73,7 @@ fn handover_tables_are_those_of_nft() {
             let mut batch = Batch::new(Some(socket.generation().unwrap()));
             handover::change(&mut batch, family, &before, &wanted);
             socket.commit(&mut batch).unwrap();
+            assert_eq!(handover::read(socket, family).unwrap(), Some(wanted));
         });
     }
 }

@@ -5,10 +5,11 @@
 //! | a stranger | announces the address, policy `Defend` | goes on, and tells |
 //! | a stranger | announces it, policy `Yield` | stops, and tries again a minute after it was last seen |
 //! | a stranger | is about to announce it, and nobody has claimed it yet | does not; asks again after a minute |
+//! | every kernel, by kube-proxy's IPVS mode | would announce it | does not |
 //! | another speaker that the gossip reaches | announces it | goes on: the election settles it |
 //! | another speaker that the gossip does not reach | announces it | the larger rendezvous hash stays, the other stops |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use fairlead_core::config::ConflictPolicy;
 use fairlead_core::model::NodeName;
 use fairlead_core::reason::{Reason, Refusal};
 
+use crate::ipvs;
 use crate::l2::{Conflict, Mac, Sightings};
 use crate::membership::node::View;
 
@@ -39,6 +41,8 @@ pub struct Known<'a> {
     pub gossip: &'a View,
     /// Since when the gossip does not reach the speakers that it does not reach.
     pub lost: &'a BTreeMap<NodeName, Instant>,
+    /// Addresses that this node's kernel answers for by itself, and those of other nodes (see [`crate::ipvs`]).
+    pub ipvs: &'a BTreeSet<IpAddr>,
     /// What this node announces.
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// Now.
@@ -48,6 +52,9 @@ pub struct Known<'a> {
 impl Known<'_> {
     /// Why this node must not announce an address for which it has passed everything else, if it must not.
     pub fn refusal(&self, address: IpAddr, policy: ConflictPolicy) -> Option<Refusal> {
+        if self.ipvs.contains(&address) {
+            return Some(ipvs::refusal(address));
+        }
         if let Some(conflict) = self.conflict(address) {
             let records = self
                 .gossip
@@ -115,7 +122,6 @@ impl Known<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use fairlead_core::announce::{Candidacy, Record};
@@ -174,6 +180,7 @@ mod tests {
             sightings,
             gossip,
             lost: &BTreeMap::new(),
+            ipvs: &BTreeSet::new(),
             held: &held,
             now,
         };
@@ -260,6 +267,7 @@ mod tests {
                     sightings,
                     gossip,
                     lost: &lost,
+                    ipvs: &BTreeSet::new(),
                     held: &held,
                     now,
                 };

@@ -32,6 +32,7 @@ use crate::decide::{Decision, Inputs, decide, go_on};
 use crate::disputes;
 use crate::health::{self, Health};
 use crate::index::{Index, follow_all};
+use crate::ipvs;
 use crate::l2::{Announcer, Sightings};
 use crate::links::{self, Links};
 use crate::membership::detector;
@@ -100,6 +101,8 @@ pub async fn run(
     follow_all(&client, &shared, &mut tasks);
     let (links_sender, mut links) = watch::channel(None);
     tasks.spawn(links::follow(links_sender));
+    let (ipvs_sender, mut ipvs) = watch::channel(BTreeSet::new());
+    tasks.spawn(ipvs::follow(ipvs_sender));
     let (agent_sender, mut agent) = watch::channel(AgentView::default());
     let (report, report_receiver) = watch::channel(SpeakerReport::default());
     let socket = settings.agent_socket.clone();
@@ -187,6 +190,7 @@ pub async fn run(
                 links: links.borrow_and_update(),
                 gossip: speaker.with_former(view.borrow_and_update().clone()),
                 sightings: sightings.borrow_and_update().clone(),
+                ipvs: ipvs.borrow_and_update().clone(),
                 leaving: *leaving.borrow_and_update(),
             };
             speaker.data_path.observe(&agent.borrow_and_update());
@@ -200,6 +204,7 @@ pub async fn run(
             _ = changes.changed() => {}
             _ = verdicts.changed() => {}
             _ = links.changed() => {}
+            _ = ipvs.changed() => {}
             () = speaker.data_path.news(&mut agent) => {}
             _ = sightings.changed() => {}
             Ok(()) = rotated.changed() => {}
@@ -228,6 +233,7 @@ struct Known<'a> {
     links: watch::Ref<'a, Option<Links>>,
     gossip: View,
     sightings: Sightings,
+    ipvs: BTreeSet<IpAddr>,
     leaving: bool,
 }
 
@@ -347,6 +353,7 @@ impl Speaker {
             sightings: &known.sightings,
             gossip: &known.gossip,
             lost: &self.lost,
+            ipvs: &known.ipvs,
             held: &self.held,
             now,
         }

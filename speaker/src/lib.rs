@@ -17,6 +17,7 @@ pub mod disputes;
 pub mod engine;
 pub mod health;
 pub mod index;
+pub mod ipvs;
 pub mod l2;
 pub mod links;
 pub mod membership;

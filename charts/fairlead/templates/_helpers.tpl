@@ -61,6 +61,8 @@ app.kubernetes.io/component: {{ index . 1 }}
   value: {{ .Values.apiServer.port | quote }}
 {{- else if or .Values.apiServer.host .Values.apiServer.port }}
 {{- fail "apiServer.host and apiServer.port go together: give both or neither" }}
+{{- else if eq .Values.kubeProxy "absent" }}
+{{- fail "kubeProxy: absent needs apiServer.host and apiServer.port, the API server's real address, since without kube-proxy nothing serves the kubernetes Service" }}
 {{- end }}
 {{- end }}
 

@@ -457,6 +457,23 @@ fn ready_endpoints_of_this_node_are_counted_by_service_and_family() {
 }
 
 #[test]
+fn udp_endpoints_that_still_serve_keep_their_flows() {
+    let mut service = holding("dns", TrafficPolicy::Cluster, &["192.0.2.1"]);
+    let mut slice = slice("dns", &["10.0.1.2@n1+rs", "10.0.2.2@n2+st", "10.0.2.3@n2+t"]);
+    for (protocol, lasting) in [(Protocol::Udp, &["10.0.2.2:8080"][..]), (Protocol::Tcp, &[])] {
+        service.ports[0].protocol = protocol;
+        slice.ports[0].protocol = protocol;
+        let plan = planned(&[&service], &[&slice]);
+        let backend = plan.backends.values().next().unwrap();
+        let shown: Vec<String> = backend.lasting.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (backend.cluster.len(), shown),
+            (1, lasting.iter().map(ToString::to_string).collect())
+        );
+    }
+}
+
+#[test]
 fn a_service_of_another_proxy_is_served_at_the_addresses_that_are_ours() {
     // The label takes the ClusterIP from kube-proxy; the external path goes by the class and the record alone.
     let mut service = holding("a", TrafficPolicy::Cluster, &["192.0.2.1"]);

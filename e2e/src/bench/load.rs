@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::cluster::until;
+use crate::cluster::{client, until};
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
 
@@ -46,6 +47,23 @@ impl Connections {
             clients.push(lab.kube().await?);
         }
         Ok(Self(clients))
+    }
+
+    /// Opens so many by a kubeconfig of one's own choice, such as one for use inside the control plane's network.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub(super) async fn by(kubeconfig: &Path, count: usize) -> Result<Self> {
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            clients.push(client(kubeconfig).await?);
+        }
+        Ok(Self(clients))
+    }
+
+    /// The first of them.
+    pub(super) fn first(&self) -> Option<Client> {
+        self.0.first().cloned()
     }
 
     /// Does `job` for 0 to `count`, each connection taking the next when it is free; the results in that order.

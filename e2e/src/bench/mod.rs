@@ -2,6 +2,7 @@
 
 mod contender;
 pub mod controller;
+pub mod datapath;
 pub mod failover;
 mod figures;
 pub mod idle;

@@ -13,7 +13,7 @@ use super::ruleset::{
     Action, Chain, Choice, Elements, FAMILIES, Key, Kind, Match, Rule, Ruleset, Set, Value,
 };
 
-/// Chains of a group (same kind, family, protocol, stickiness) for up to so many endpoints stand as soon as one of the
+/// Chains of a group (same kind, family and stickiness) for up to so many endpoints stand as soon as one of the
 /// group is needed. To bind a map to a new rule the kernel walks through all elements, so that a rare number of
 /// endpoints would otherwise be paid for with each roll-out.
 pub const STANDING: u32 = 16;
@@ -121,7 +121,6 @@ fn serve(part: &mut Part, plan: &Forwarding, destination: &Destination, target: 
         Chain::Choose(Choice {
             kind,
             family,
-            protocol: destination.protocol,
             sticky: backend.affinity.is_some(),
             count: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
         })
@@ -203,19 +202,18 @@ fn node_elements(plan: &Forwarding) -> Elements {
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 fn choose(choice: &Choice, mark: u32) -> Vec<Rule> {
-    let protocol = || [Match::Protocol(choice.protocol)];
     let mut rules = Vec::new();
     if choice.kind == Kind::Cluster {
         rules.push(Rule::new([], [Action::Mark(mark)]));
     }
     if choice.sticky {
         let remembered = Action::DnatRemembered(Set::Affinity(choice.family));
-        rules.push(Rule::new(protocol(), [remembered]));
+        rules.push(Rule::new([], [remembered]));
     }
     // A packet that comes here while the last of several endpoints goes finds none with its number. There is always
     // one with number 0.
     for count in BTreeSet::from([choice.count, 1]).into_iter().rev() {
-        rules.push(Rule::new(protocol(), [Action::Dnat(choice.endpoints(), count)]));
+        rules.push(Rule::new([], [Action::Dnat(choice.endpoints(), count)]));
     }
     rules
 }
@@ -227,9 +225,9 @@ fn fixed_chains(mark: u32, links: &PodLinks) -> BTreeMap<Chain, Vec<Rule>> {
     // What is a pod of this node: its address says it, or the way to it.
     let behind = match links {
         PodLinks::None => Vec::new(),
-        PodLinks::AllBut(_) => vec![Match::SourceBehindOther(Set::Uplinks)],
+        PodLinks::AllBut(_) => vec![Match::FromOther(Set::Uplinks)],
         PodLinks::Prefixes(prefixes) => {
-            let behind = |prefix: &String| Match::SourceBehind(prefix.as_str().into());
+            let behind = |prefix: &String| Match::FromInterface(prefix.as_str().into());
             prefixes.iter().map(behind).collect()
         }
     };

@@ -171,9 +171,9 @@ impl fmt::Display for Text<&Match> {
             }
             Match::SourceIn(set) => write!(f, "{} saddr @{set}", ip_of(*set)),
             Match::SourceWithin(range) => write!(f, "{} saddr {range}", ip(Family::of(range.addr()))),
-            Match::SourceBehindOther(set) => write!(f, "fib saddr oifname != @{set}"),
+            Match::FromOther(set) => write!(f, "iifname != @{set}"),
             Match::SourceLocal => f.write_str("fib saddr type local"),
-            Match::SourceBehind(prefix) => write!(f, "fib saddr oifname \"{prefix}*\""),
+            Match::FromInterface(prefix) => write!(f, "iifname \"{prefix}*\""),
             Match::DestinationIn(set) => write!(f, "{} daddr @{set}", ip_of(*set)),
             Match::Hairpin(set) => {
                 let ip = ip_of(*set);

@@ -170,8 +170,6 @@ pub struct Choice {
     pub kind: Kind,
     /// Family of the endpoints.
     pub family: Family,
-    /// Protocol of the Service port.
-    pub protocol: Protocol,
     /// A client that is remembered gets the endpoint that it had.
     pub sticky: bool,
     /// How many endpoints there are; at least one.
@@ -195,8 +193,7 @@ impl fmt::Display for Choice {
             Kind::Pick => "pick",
             Kind::Local => "local",
         };
-        let (digit, protocol, count) = (digit(self.family), self.protocol.as_str(), self.count);
-        write!(f, "{kind}{digit}-{protocol}-{count}")?;
+        write!(f, "{kind}{}-{}", digit(self.family), self.count)?;
         f.write_str(if self.sticky { "-sticky" } else { "" })
     }
 }
@@ -359,10 +356,10 @@ pub enum Match {
     SourceWithin(IpNet),
     /// The source is an address of this node.
     SourceLocal,
-    /// The way back to the source leaves by none of the interfaces in the set.
-    SourceBehindOther(Set),
-    /// The way back to the source leaves by an interface whose name begins so.
-    SourceBehind(Arc<str>),
+    /// It came in by none of the interfaces in the set.
+    FromOther(Set),
+    /// It came in by an interface whose name begins so.
+    FromInterface(Arc<str>),
     /// The destination address is in the set.
     DestinationIn(Set),
     /// Destination translated, and source and new destination are a pair in the set.

@@ -10,6 +10,7 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::nft::change::{Changes, Held};
 use crate::nft::driver::DriverError;
+use crate::nft::netlink::affinity::Lost;
 use crate::nft::ruleset::Ruleset;
 
 /// A kernel in memory that remembers what was done to it.
@@ -51,6 +52,10 @@ impl Driver for Kernel {
         held.apply(Changes::clone(&changes));
         *table = Some(held.ruleset().clone());
         self.log("update")
+    }
+
+    async fn forget(&mut self, _: Lost) -> Result<(), DriverError> {
+        Ok(())
     }
 
     async fn remove(&mut self) -> Result<(), DriverError> {

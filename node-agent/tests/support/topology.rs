@@ -203,16 +203,7 @@ impl Topology {
 
     /// Runs `f` on a thread of its own inside a namespace.
     pub fn within<R: Send>(&self, name: &str, f: impl FnOnce() -> R + Send) -> R {
-        let path = format!("/run/netns/{}", self.ns(name));
-        std::thread::scope(|scope| {
-            scope
-                .spawn(move || {
-                    enter(&path);
-                    f()
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        within(&format!("/run/netns/{}", self.ns(name)), f)
     }
 
     /// Runs a program inside a namespace.
@@ -356,6 +347,39 @@ impl Drop for Topology {
     }
 }
 
+/// A network namespace by itself.
+pub struct Namespace(String);
+
+impl Namespace {
+    pub fn new(name: &str) -> Self {
+        let name = format!("f{}{name}", std::process::id());
+        run(&["ip", "netns", "add", &name]);
+        run(&["ip", "-n", &name, "link", "set", "lo", "up"]);
+        Self(name)
+    }
+
+    /// Runs `f` on a thread of its own inside.
+    pub fn within<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        within(&format!("/run/netns/{}", self.0), f)
+    }
+
+    /// Runs a program inside.
+    pub fn exec(&self, arguments: &[&str]) {
+        run(&[&["ip", "netns", "exec", &self.0], arguments].concat());
+    }
+
+    /// Runs `ip` inside.
+    pub fn ip(&self, arguments: &[&str]) {
+        run(&[&["ip", "-n", &self.0], arguments].concat());
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).output();
+    }
+}
+
 /// One packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -492,6 +516,18 @@ fn echo(mut stream: TcpStream, greeting: &str) {
             break;
         }
     }
+}
+
+fn within<R: Send>(path: &str, f: impl FnOnce() -> R + Send) -> R {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                enter(path);
+                f()
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn enter(path: &str) {

@@ -135,6 +135,7 @@ fn links() -> Links {
 }
 
 struct Run {
+    ipvs: BTreeSet<IpAddr>,
     held: BTreeMap<IpAddr, Hold>,
     verdict: Verdict,
     leaving: bool,
@@ -149,6 +150,7 @@ fn run() -> Run {
         leaving: false,
         departing: false,
         sightings: Sightings::default(),
+        ipvs: BTreeSet::new(),
     }
 }
 
@@ -189,6 +191,7 @@ fn decided(world: &World, run: &Run) -> Decision {
                 sightings: &run.sightings,
                 gossip: &world.gossip,
                 lost: &BTreeMap::new(),
+                ipvs: &run.ipvs,
                 held: &run.held,
                 now,
             },
@@ -492,4 +495,24 @@ fn targets_are_probed_as_their_pools_say_and_shared_ones_in_the_strictest_way() 
         (expected.interval, expected.thresholds.readmission),
         (Duration::from_millis(100), 5)
     );
+}
+
+#[test]
+fn what_every_kernel_answers_for_is_not_announced_and_says_how_to_mend_it() {
+    let mut index = index();
+    let plain = Candidacy::default();
+    publish(&mut index, "me", &[(1, plain), (2, plain)]);
+    let bound = Run {
+        ipvs: BTreeSet::from([vip(1)]),
+        ..run()
+    };
+    let decision = decided(&index, &bound);
+    let announced: Vec<IpAddr> = decision.announced().map(|(address, ..)| address).collect();
+    assert_eq!(announced, [vip(2)]);
+    let held_back = decision.held_back();
+    let [(address, _, refusal)] = held_back.as_slice() else {
+        panic!("{held_back:?}");
+    };
+    assert_eq!((*address, refusal.reason), (vip(1), Reason::StrictARPNeeded));
+    assert!(refusal.message.contains("ipvs.strictARP"), "{}", refusal.message);
 }

@@ -102,6 +102,11 @@ impl Wire {
         ip(&self.peer, arguments)
     }
 
+    /// Sets a kernel parameter in the speaker's namespace.
+    pub fn speaker_sysctl(&self, setting: &str) {
+        sysctl(&self.speaker, setting);
+    }
+
     /// Sets a kernel parameter in the peer's namespace.
     pub fn peer_sysctl(&self, setting: &str) {
         sysctl(&self.peer, setting);

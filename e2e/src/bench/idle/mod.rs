@@ -1,7 +1,7 @@
 //! What idle speakers cost: many Services are announced, nothing changes, and CPU time, memory and messages of every
 //! speaker are measured.
 
-mod exposition;
+pub(super) mod exposition;
 pub mod report;
 
 use std::collections::BTreeMap;

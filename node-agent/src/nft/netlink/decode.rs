@@ -59,7 +59,6 @@ fn choose(name: &str) -> Option<Chain> {
     Some(Chain::Choose(Choice {
         kind,
         family: of_digit(family)?,
-        protocol: named(parts.next()?)?,
         count: parts.next()?.parse().ok()?,
         sticky: parts.next().is_some(),
     }))
@@ -102,7 +101,9 @@ pub fn key(set: Set, bytes: &[u8]) -> Option<Key> {
         Set::Vips(family) | Set::Echo(family) | Set::Pods(family) => Key::Address(reader.address(family)?),
         Set::Uplinks => {
             let text = std::str::from_utf8(reader.take(super::encode::NAME_LENGTH)?).ok()?;
-            Key::Interface(text.trim_end_matches('\0').into())
+            let name = text.trim_end_matches('\0');
+            let named = !name.is_empty() && name.len() < text.len() && !name.contains('\0');
+            Key::Interface(named.then(|| name.into())?)
         }
         Set::Hairpin(family) => Key::Pair(reader.address(family)?, reader.address(family)?),
         Set::Filter(_) | Set::Nat(_) | Set::Inside(_) | Set::Sticky(_) => {
@@ -194,14 +195,15 @@ fn range(family: Family, begin: &[u8], end: Option<&Vec<u8>>) -> Option<IpNet> {
     (0..=bits).find_map(fits)
 }
 
-fn whole_address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
+/// The address that these bytes are.
+pub(super) fn whole_address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
     let mut reader = Reader(bytes);
     let address = reader.address(family)?;
     reader.0.is_empty().then_some(address)
 }
 
 /// Reads fields, each padded to four bytes.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
@@ -210,21 +212,21 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    fn address(&mut self, family: Family) -> Option<IpAddr> {
+    pub(super) fn address(&mut self, family: Family) -> Option<IpAddr> {
         Some(match family {
             Family::V4 => Ipv4Addr::from(<[u8; 4]>::try_from(self.take(4)?).ok()?).into(),
             Family::V6 => Ipv6Addr::from(<[u8; 16]>::try_from(self.take(16)?).ok()?).into(),
         })
     }
 
-    fn port(&mut self) -> Option<u16> {
+    pub(super) fn port(&mut self) -> Option<u16> {
         let [high, low, 0, 0] = self.take(4)? else {
             return None;
         };
         Some(u16::from_be_bytes([*high, *low]))
     }
 
-    fn destination(&mut self, family: Family) -> Option<Destination> {
+    pub(super) fn destination(&mut self, family: Family) -> Option<Destination> {
         let address = self.address(family)?;
         let [found, 0, 0, 0] = self.take(4)? else {
             return None;
@@ -237,5 +239,145 @@ impl<'a> Reader<'a> {
             protocol,
             port: self.port()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nft::netlink::encode;
+
+    fn any_address(family: Family) -> BoxedStrategy<IpAddr> {
+        match family {
+            Family::V4 => any::<Ipv4Addr>().prop_map(IpAddr::from).boxed(),
+            Family::V6 => any::<Ipv6Addr>().prop_map(IpAddr::from).boxed(),
+        }
+    }
+
+    fn any_destination(family: Family) -> impl Strategy<Value = Destination> {
+        (
+            any_address(family),
+            prop::sample::select(&PROTOCOLS[..]),
+            any::<u16>(),
+        )
+            .prop_map(|(address, protocol, port)| Destination {
+                address,
+                protocol,
+                port,
+            })
+    }
+
+    fn any_chain() -> impl Strategy<Value = Chain> {
+        let family = || prop::sample::select(&FAMILIES[..]);
+        let protocol = || prop::sample::select(&PROTOCOLS[..]);
+        let kind = prop::sample::select(&[Kind::Cluster, Kind::Pick, Kind::Local][..]);
+        let label = "[a-z]([a-z0-9-]{0,10}[a-z0-9])?";
+        let ranges = (label, label, family(), protocol(), any::<u16>());
+        prop_oneof![
+            prop::sample::select(&Chain::FIXED[..]),
+            (family(), any::<u32>()).prop_map(|(family, seconds)| Chain::Affine(family, seconds)),
+            ranges.prop_map(|(namespace, name, family, protocol, port)| {
+                let service = ServiceKey::new(&namespace, &name);
+                Chain::Ranges(Arc::new(BackendKey {
+                    service,
+                    family,
+                    protocol,
+                    port,
+                }))
+            }),
+            (kind, family(), any::<bool>(), any::<u32>()).prop_map(|(kind, family, sticky, count)| {
+                Chain::Choose(Choice {
+                    kind,
+                    family,
+                    sticky,
+                    count,
+                })
+            }),
+        ]
+    }
+
+    fn any_element() -> impl Strategy<Value = (Set, Key, Value)> {
+        let interface = "[a-z][a-z0-9.@-]{0,14}".prop_map(|name| Key::Interface(name.as_str().into()));
+        let of_family =
+            |family: Family| {
+                let address = move || any_address(family);
+                let to = move || any_destination(family).prop_map(Key::Destination);
+                let numbered =
+                    (any_destination(family), any::<u32>()).prop_map(|(d, number)| Key::Numbered(d, number));
+                let endpoint = (address(), any::<u16>())
+                    .prop_map(|(ip, port)| Value::Endpoint(SocketAddr::new(ip, port)));
+                let verdicts = [Set::Filter, Set::Nat, Set::Inside, Set::Sticky].map(|set| set(family));
+                let lists = [Set::Endpoints, Set::Locals].map(|set| set(family));
+                let single = address().prop_map(Key::Address);
+                prop_oneof![
+                    single.prop_map(move |key| (Set::Vips(family), key, Value::Member)),
+                    (address(), address()).prop_map(move |(a, b)| (
+                        Set::Hairpin(family),
+                        Key::Pair(a, b),
+                        Value::Member
+                    )),
+                    (address(), address()).prop_map(move |(a, b)| (
+                        Set::Echo(family),
+                        Key::Address(a),
+                        Value::Address(b)
+                    )),
+                    (prop::sample::select(verdicts.to_vec()), to(), any_chain())
+                        .prop_map(|(set, key, chain)| (set, key, Value::Goto(chain))),
+                    (prop::sample::select(lists.to_vec()), numbered, endpoint),
+                ]
+            };
+        prop_oneof![
+            of_family(Family::V4),
+            of_family(Family::V6),
+            interface.prop_map(|key| (Set::Uplinks, key, Value::Member)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_chains_are_read(wanted in any_chain()) {
+            prop_assert_eq!(chain(&wanted.to_string()), Some(wanted));
+        }
+
+        #[test]
+        fn other_names_are_of_no_chain(name in "[a-z0-9/.-]{0,20}") {
+            if let Some(known) = chain(&name) {
+                prop_assert_eq!(known.to_string(), name);
+            }
+        }
+
+        #[test]
+        fn elements_are_read((set, key, value) in any_element()) {
+            let encoded: Vec<Element> = encode::elements(&key, &value).collect();
+            prop_assert_eq!(elements(set, encoded), Some(vec![(key, value)]));
+        }
+
+        /// Ranges may touch, but not overlap.
+        #[test]
+        fn ranges_are_read(starts in prop::collection::btree_map(any::<u8>(), 8u8..=32, 0..20)) {
+            let ranges: BTreeMap<IpNet, ()> = starts
+                .into_iter()
+                .map(|(first, length)| (IpNet::new(Ipv4Addr::new(first, 0, 0, 0).into(), length).unwrap(), ()))
+                .collect();
+            let encoded = ranges.keys().flat_map(|range| encode::elements(&Key::Range(*range), &Value::Member));
+            let set = Set::Pods(Family::V4);
+            let expected = ranges.keys().map(|range| (Key::Range(*range), Value::Member)).collect();
+            prop_assert_eq!(elements(set, encoded.collect()), Some(expected));
+        }
+
+        #[test]
+        fn garbage_is_nothing_and_no_panic(
+            set in prop::sample::select(Set::all().collect::<Vec<_>>()),
+            key in prop::collection::vec(any::<u8>(), 0..50),
+            data in prop::option::of(prop::collection::vec(any::<u8>(), 0..30)),
+            end: bool,
+        ) {
+            let data = data.map(Data::Bytes);
+            let _ = elements(set, vec![Element { key, end, data }]);
+        }
     }
 }

@@ -5,7 +5,7 @@ use super::batch::{VALUE, elements};
 use super::error::KernelError;
 use super::expr::Verdict;
 use super::message::{Message, kind};
-use super::object::{Data, DataSpec, Element, SetSpec, Table, VERDICT_TYPE, length, type_number};
+use super::object::{BaseChain, Data, DataSpec, Element, SetSpec, Table, VERDICT_TYPE, length, type_number};
 use super::socket::NetlinkSocket;
 use super::{batch::set_flag, udata};
 
@@ -19,6 +19,22 @@ pub struct ChainFound {
     pub name: String,
     /// Of a base chain: name of its kind, number of the hook, priority, and whether it accepts by default.
     pub base: Option<BaseFound>,
+}
+
+impl ChainFound {
+    /// Is it hooked in like this, and does it accept by default?
+    pub fn is(&self, wanted: Option<BaseChain>) -> bool {
+        match (wanted, &self.base) {
+            (None, None) => true,
+            (Some(wanted), Some(found)) => {
+                found.accepts
+                    && found.kind == wanted.kind.as_str()
+                    && found.hook == wanted.hook as u32
+                    && found.priority == wanted.priority
+            }
+            _ => false,
+        }
+    }
 }
 
 /// How a base chain is hooked in.

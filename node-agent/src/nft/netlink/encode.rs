@@ -29,7 +29,7 @@ pub fn set_spec(set: Set) -> SetSpec {
             interval: true,
             ..SetSpec::set(name, [address])
         },
-        Set::Uplinks => SetSpec::set(name, [Field::from((Type::Name, Origin::SourceInterface))]),
+        Set::Uplinks => SetSpec::set(name, [Field::of(Type::Name)]),
         Set::Hairpin(_) => SetSpec::set(name, [address, address]),
         Set::Filter(_) | Set::Nat(_) | Set::Inside(_) | Set::Sticky(_) => {
             SetSpec::map(name, destination, DataSpec::Verdict)
@@ -46,7 +46,7 @@ pub fn set_spec(set: Set) -> SetSpec {
                 Field::from((Type::Port, Origin::Port)),
                 Field::from((Type::Integer, Origin::Number)),
             ];
-            let endpoint = vec![address, Field::from((Type::Port, Origin::TcpPort))];
+            let endpoint = vec![address, Field::from((Type::Port, Origin::Port))];
             SetSpec::map(name, key, DataSpec::Fields(endpoint))
         }
         Set::Echo(_) => SetSpec::map(name, [address], DataSpec::Fields(vec![address])),
@@ -168,11 +168,16 @@ impl Program {
                 const LOCAL: u32 = 2;
                 self.add([Expr::SourceType(R), Expr::equal(R, LOCAL.to_ne_bytes())]);
             }
-            Match::SourceBehindOther(set) => {
-                self.add([Expr::SourceInterface(R), Expr::NotInSet(R, set.to_string())]);
+            Match::FromOther(set) => {
+                self.add([Expr::Meta(Meta::InputName, R), Expr::NotInSet(R, set.to_string())]);
             }
-            Match::SourceBehind(prefix) => {
-                self.add([Expr::SourceInterface(R), Expr::equal(R, prefix.as_bytes())]);
+            // A name that goes on is compared as far as it is given.
+            Match::FromInterface(prefix) => {
+                let known = prefix.as_bytes();
+                let known = &known[..known.len().min(NAME_LENGTH - 1)];
+                if !known.is_empty() {
+                    self.add([Expr::Meta(Meta::InputName, R), Expr::equal(R, known)]);
+                }
             }
             Match::DestinationIn(set) => {
                 let of = self.of_set(*set);

@@ -95,6 +95,8 @@ pub enum Meta {
     Protocol,
     /// The kind of the interface that it came in by.
     InputType,
+    /// The name of the interface that it came in by; empty for what this node sends.
+    InputName,
 }
 
 /// What connection tracking tells.
@@ -194,8 +196,6 @@ pub enum Expr {
     SetMark(Register),
     /// What kind the source address is of, to the routing table.
     SourceType(Register),
-    /// By which interface an answer to the source address leaves, to the routing table.
-    SourceInterface(Register),
     /// A random number below this.
     Random(u32, Register),
     /// `register = (register & mask) ^ xor`.
@@ -268,7 +268,7 @@ impl Expr {
             Self::Meta(..) => "meta",
             Self::Payload(..) => "payload",
             Self::Ct(..) | Self::SetMark(_) => "ct",
-            Self::SourceType(_) | Self::SourceInterface(_) => "fib",
+            Self::SourceType(_) => "fib",
             Self::Random(..) => "numgen",
             Self::Bitwise { .. } => "bitwise",
             Self::Cmp(..) => "cmp",
@@ -301,6 +301,7 @@ impl Expr {
                         Meta::Family => 15,
                         Meta::Protocol => 16,
                         Meta::InputType => 8,
+                        Meta::InputName => 6,
                     },
                 );
                 w.number(1, to.number());
@@ -324,7 +325,6 @@ impl Expr {
                 w.number(4, from.number());
             }
             Self::SourceType(to) => fib(w, ADDRESS_TYPE, *to),
-            Self::SourceInterface(to) => fib(w, INTERFACE_NAME, *to),
             Self::Random(below, to) => {
                 const RANDOM: u32 = 1;
                 w.number(1, to.number());
@@ -402,7 +402,6 @@ impl Expr {
 }
 
 /// What is asked of the routing table.
-const INTERFACE_NAME: u32 = 2;
 const ADDRESS_TYPE: u32 = 3;
 
 fn fib(w: &mut Vec<u8>, result: u32, to: Register) {

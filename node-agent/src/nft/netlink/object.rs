@@ -96,7 +96,7 @@ impl Type {
     pub(crate) const fn number(self) -> u32 {
         match self {
             Self::Integer => 4,
-            Self::Name => 5,
+            Self::Name => 41,
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
             Self::Ether => 9,
@@ -168,12 +168,8 @@ pub enum Origin {
     Protocol,
     /// `th dport`
     Port,
-    /// `tcp dport`
-    TcpPort,
     /// `numgen inc mod 2`
     Number,
-    /// `fib saddr oifname`
-    SourceInterface,
     /// `icmpv6 type`
     IcmpKind,
 }

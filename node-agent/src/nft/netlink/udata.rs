@@ -21,7 +21,6 @@ const PAYLOAD: u32 = 7;
 const META: u32 = 9;
 const CONCAT: u32 = 13;
 const NUMGEN: u32 = 23;
-const FIB: u32 = 26;
 
 /// A rule's comment as user data. Longer than 128 bytes is more than nft takes.
 pub(crate) fn comment(text: &str) -> Vec<u8> {
@@ -99,7 +98,6 @@ fn write_origin(data: &mut Vec<u8>, origin: Origin) {
     const IP: u32 = 12;
     const IP6: u32 = 13;
     const ANY_TRANSPORT: u32 = 11;
-    const TCP: u32 = 8;
     const ICMPV6: u32 = 14;
     let (kind, values): (u32, &[u32]) = match origin {
         Origin::Source4 => (PAYLOAD, &[IP, 11]),
@@ -107,13 +105,10 @@ fn write_origin(data: &mut Vec<u8>, origin: Origin) {
         Origin::Source6 => (PAYLOAD, &[IP6, 8]),
         Origin::Destination6 => (PAYLOAD, &[IP6, 9]),
         Origin::Port => (PAYLOAD, &[ANY_TRANSPORT, 2]),
-        Origin::TcpPort => (PAYLOAD, &[TCP, 2]),
         Origin::IcmpKind => (PAYLOAD, &[ICMPV6, 1]),
         Origin::Protocol => (META, &[16]),
         // One after another, below two, from nought.
         Origin::Number => (NUMGEN, &[0, 2, 0]),
-        // The interface, by the source address.
-        Origin::SourceInterface => (FIB, &[2, 1]),
     };
     let mut inner = Vec::new();
     for (index, value) in (0u8..).zip(values) {

@@ -44,8 +44,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Hears from now on of changes of tables with this name that come from other sockets than `own`. Needs a tokio
-    /// runtime.
+    /// Hears from now on of changes of tables with this name that come from other sockets than `own`, which have to be
+    /// open already. Needs a tokio runtime.
+    ///
+    /// As long as anybody listens, the kernel writes a message for every element of every transaction, which makes one
+    /// with 100 000 elements take twice as long or more; that is worth opening this after the first large one only.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN, or when there is no nfnetlink.
