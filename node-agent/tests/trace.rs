@@ -53,7 +53,6 @@ fn follow(table: &Ruleset, case: &Case) -> Trace {
     };
     let facts = Facts {
         own: own(),
-        back: behind(case.from).map(Into::into),
         remembered: None,
     };
     trace(table, &packet, &facts)
@@ -171,7 +170,6 @@ fn packets_that_begin_no_flow() {
     let (_, table) = tables().remove(0);
     let facts = Facts {
         own: own(),
-        back: Some("c0".into()),
         remembered: None,
     };
     let outcome = |packet: &Packet| trace(&table, packet, &facts).outcome;
@@ -227,7 +225,6 @@ fn a_client_that_is_remembered_gets_its_endpoint() {
     let endpoint: SocketAddr = "10.0.2.2:8080".parse().unwrap();
     let facts = Facts {
         own: own(),
-        back: Some("c0".into()),
         remembered: Some(endpoint),
     };
     let packet = Packet {
@@ -265,9 +262,9 @@ fn the_walk_in_words() {
     let expected = format!(
         "filter-prerouting: ip daddr . meta l4proto . th dport vmap @filter4  [{vip} . tcp . 80 : goto served]  → served
 served: accept
-nat-prerouting: ip daddr . meta l4proto . th dport vmap @nat4  [{vip} . tcp . 80 : goto cluster4-tcp-3]  → cluster4-tcp-3
-cluster4-tcp-3: ct mark set ct mark | 0x00200000
-cluster4-tcp-3: meta l4proto tcp dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints4  \
+nat-prerouting: ip daddr . meta l4proto . th dport vmap @nat4  [{vip} . tcp . 80 : goto cluster4-3]  → cluster4-3
+cluster4-3: ct mark set ct mark | 0x00200000
+cluster4-3: dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints4  \
          [10.0.1.2:8080, 10.0.1.3:8080, 10.0.2.2:8080]
 nat-postrouting: ct mark & 0x00200000 == 0x00200000 masquerade fully-random"
     );

@@ -104,9 +104,6 @@ impl Packet {
 pub struct Facts {
     /// The node's own addresses.
     pub own: Vec<IpAddr>,
-    /// By which interface an answer to the packet's source leaves; none for a source without a route and for the node's
-    /// own addresses.
-    pub back: Option<Arc<str>>,
     /// Which endpoint is remembered for the client, with ClientIP affinity.
     pub remembered: Option<SocketAddr>,
 }

@@ -311,21 +311,24 @@ impl Walk<'_> {
             Match::SourceIn(set) => self.is_in(*set, source),
             Match::SourceWithin(range) => range.contains(&source),
             Match::SourceLocal => facts.own.contains(&source),
-            // Without a way back the name is empty, and so in no set.
-            Match::SourceBehindOther(set) => facts
-                .back
-                .as_ref()
-                .is_none_or(|name| self.element(*set, &Key::Interface(name.clone())).is_none()),
-            Match::SourceBehind(prefix) => facts
-                .back
-                .as_ref()
-                .is_some_and(|name| name.starts_with(&**prefix)),
+            Match::FromOther(set) => self
+                .element(*set, &Key::Interface(self.interface().into()))
+                .is_none(),
+            Match::FromInterface(prefix) => self.interface().starts_with(&**prefix),
             Match::DestinationIn(set) => self.is_in(*set, self.destination),
             Match::Hairpin(set) => {
                 self.translated != Translated::No
                     && self.element(*set, &Key::Pair(source, self.destination)).is_some()
             }
             Match::Marked(mark) => self.mark & mark == *mark,
+        }
+    }
+
+    /// The name of the interface that the packet came in by; what the node itself sends has an empty one.
+    fn interface(&self) -> &str {
+        match &self.packet.origin {
+            Origin::Arrived(name) => name,
+            Origin::Node => "",
         }
     }
 
