@@ -23,15 +23,19 @@ fn handover(family: &str, address: &str, owners: &[(&str, &str)]) -> String {
         .map(|(vip, node)| format!("{vip} : {node}"))
         .collect();
     let elements = elements.join(", ");
+    let hops = if family == "ip" { "ttl" } else { "hoplimit" };
     format!(
         "table {family} fairlead {{
             map owners {{ type {address} : {address}; elements = {{ {elements} }}; }}
+            map earlier {{ type {address} : {address}; elements = {{ {elements} }}; }}
             set fellows {{ type ether_addr; elements = {{ 02:00:00:00:00:01, 02:00:00:00:00:02 }}; }}
             chain prerouting {{
                 type filter hook prerouting priority -115; policy accept;
+                ether saddr @fellows ct state invalid,new tcp flags & (fin | syn | rst | ack) != syn \
+                {family} {hops} != 1 dup to {family} daddr map @earlier drop
                 ether saddr @fellows accept
                 ct state invalid,new tcp flags & (fin | syn | rst | ack) != syn \
-                dup to {family} daddr map @owners drop
+                {family} {hops} != 1 dup to {family} daddr map @owners drop
             }}
         }}"
     )
@@ -54,10 +58,12 @@ fn handover_tables_are_those_of_nft() {
         let parsed = |(vip, node): &(&str, &str)| (vip.parse().unwrap(), node.parse().unwrap());
         let wanted = Handover {
             owners: owners.iter().map(parsed).collect(),
+            earlier: owners.iter().map(parsed).collect(),
             fellows: BTreeSet::from([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]]),
         };
         let before = Handover {
             owners: owners[..1].iter().map(parsed).collect(),
+            earlier: owners[1..].iter().map(parsed).collect(),
             fellows: BTreeSet::from([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]]),
         };
         let text = handover(text.0, text.1, &owners);

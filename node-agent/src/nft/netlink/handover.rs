@@ -21,6 +21,7 @@ use super::socket::NetlinkSocket;
 use crate::nft::TABLE;
 
 const OWNERS: &str = "owners";
+const EARLIER: &str = "earlier";
 const FELLOWS: &str = "fellows";
 const CHAIN: &str = "prerouting";
 /// A MAC address.
@@ -31,7 +32,10 @@ pub type Mac = [u8; 6];
 pub struct Handover {
     /// For each VIP of the family the address of the node that its unknown flows go to.
     pub owners: BTreeMap<IpAddr, IpAddr>,
-    /// MAC addresses of the fellow nodes: what they passed on is never passed on again.
+    /// For each VIP that this node owned as well, the address of the node that owned it before this one: flows that a
+    /// fellow node passed on here and that are unknown here, too, go there.
+    pub earlier: BTreeMap<IpAddr, IpAddr>,
+    /// MAC addresses of the fellow nodes.
     pub fellows: BTreeSet<Mac>,
 }
 
@@ -67,15 +71,16 @@ const BASE: BaseChain = BaseChain {
     priority: -115,
 };
 
-fn sets(family: Family) -> [SetSpec; 2] {
+fn sets(family: Family) -> [SetSpec; 3] {
     let address = Field::of(address_type(family));
     [
         SetSpec::map(OWNERS, [address], DataSpec::Fields(vec![address])),
+        SetSpec::map(EARLIER, [address], DataSpec::Fields(vec![address])),
         SetSpec::set(FELLOWS, [Field::of(Type::Ether)]),
     ]
 }
 
-fn rules(family: Family) -> [Vec<Expr>; 2] {
+fn rules(family: Family) -> [Vec<Expr>; 3] {
     const ETHERNET: u16 = 1;
     let register = Register::FIRST;
     let from_fellow = vec![
@@ -83,19 +88,33 @@ fn rules(family: Family) -> [Vec<Expr>; 2] {
         Expr::equal(register, ETHERNET.to_ne_bytes()),
         Expr::Payload(Header::Link, 6, 6, register),
         Expr::InSet(register, FELLOWS.to_owned()),
-        Expr::Verdict(Verdict::Accept),
     ];
     // Connection tracking calls a lone FIN or RST invalid where it calls an ACK new.
     let mut pass_on = ct_state(INVALID | NEW).to_vec();
     pass_on.extend(protocol(libc::IPPROTO_TCP as u8));
     pass_on.extend(tcp_flags_other_than_syn());
-    pass_on.extend([
-        destination(family, register),
-        Expr::Map(register, OWNERS.to_owned(), register),
-        Expr::Duplicate(register),
-        Expr::Verdict(Verdict::Drop),
-    ]);
-    [from_fellow, pass_on]
+    // Each time it is passed on a packet loses one hop. The kernel lets it go on below zero, so it ends here.
+    pass_on.extend([hop_limit(family, register), Expr::differs(register, [1])]);
+    let to_next = |map: &str| {
+        [
+            destination(family, register),
+            Expr::Map(register, map.to_owned(), register),
+            Expr::Duplicate(register),
+            Expr::Verdict(Verdict::Drop),
+        ]
+    };
+    let again = [from_fellow.clone(), pass_on.clone(), to_next(EARLIER).to_vec()].concat();
+    let enough = [from_fellow, vec![Expr::Verdict(Verdict::Accept)]].concat();
+    let first = [pass_on, to_next(OWNERS).to_vec()].concat();
+    [again, enough, first]
+}
+
+/// Loads how many hops a packet has left.
+const fn hop_limit(family: Family, to: Register) -> Expr {
+    match family {
+        Family::V4 => Expr::Payload(Header::Network, 8, 1, to),
+        Family::V6 => Expr::Payload(Header::Network, 7, 1, to),
+    }
 }
 
 /// Bits of states of connection tracking.
@@ -115,18 +134,21 @@ pub fn change(batch: &mut Batch, family: Family, old: &Handover, new: &Handover)
         ..Element::default()
     };
     let mine = |(vip, node): &(&IpAddr, &IpAddr)| Family::of(**vip) == family && Family::of(**node) == family;
-    let gone = old
-        .owners
-        .iter()
-        .filter(mine)
-        .filter(|(vip, node)| new.owners.get(*vip) != Some(*node));
-    batch.delete_elements(table, OWNERS, gone.map(owner));
-    let come = new
-        .owners
-        .iter()
-        .filter(mine)
-        .filter(|(vip, node)| old.owners.get(*vip) != Some(*node));
-    batch.add_elements(table, OWNERS, come.map(owner));
+    for (map, old, new) in [
+        (OWNERS, &old.owners, &new.owners),
+        (EARLIER, &old.earlier, &new.earlier),
+    ] {
+        let gone = old
+            .iter()
+            .filter(mine)
+            .filter(|(vip, node)| new.get(*vip) != Some(*node));
+        batch.delete_elements(table, map, gone.map(owner));
+        let come = new
+            .iter()
+            .filter(mine)
+            .filter(|(vip, node)| old.get(*vip) != Some(*node));
+        batch.add_elements(table, map, come.map(owner));
+    }
     batch.delete_elements(table, FELLOWS, old.fellows.difference(&new.fellows).map(fellow));
     batch.add_elements(table, FELLOWS, new.fellows.difference(&old.fellows).map(fellow));
 }
@@ -138,7 +160,9 @@ pub fn change(batch: &mut Batch, family: Family, old: &Handover, new: &Handover)
 pub fn read(socket: &mut NetlinkSocket, family: Family) -> Result<Option<Handover>, KernelError> {
     let table = table(family);
     let mut declared = socket.sets(table)?;
-    declared.sort_by(|a, b| b.name.cmp(&a.name));
+    declared.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut expected = sets(family).map(|set| SetFound::expected(&set));
+    expected.sort_by(|a, b| a.name.cmp(&b.name));
     let wanted: Vec<Option<String>> = rules(family).iter().map(|rule| Some(comment(rule))).collect();
     let found: Vec<Option<String>> = socket
         .rules(table)?
@@ -147,13 +171,31 @@ pub fn read(socket: &mut NetlinkSocket, family: Family) -> Result<Option<Handove
         .collect();
     let chains = socket.chains(table)?;
     let same = socket.table_flags(table)? == Some(0)
-        && declared == sets(family).map(|set| SetFound::expected(&set))
+        && declared == expected
         && matches!(&chains[..], [chain] if chain.name == CHAIN && chain.is(Some(BASE)))
         && found == wanted;
     if !same {
         return Ok(None);
     }
-    let owners = socket.elements(table, OWNERS)?.into_iter().map(|element| {
+    let owners = nodes(socket, family, OWNERS)?;
+    let earlier = nodes(socket, family, EARLIER)?;
+    let fellows = socket.elements(table, FELLOWS)?.into_iter();
+    let fellows: Option<BTreeSet<Mac>> = fellows.map(|fellow| fellow.key.try_into().ok()).collect();
+    let all = owners.zip(earlier).zip(fellows);
+    Ok(all.map(|((owners, earlier), fellows)| Handover {
+        owners,
+        earlier,
+        fellows,
+    }))
+}
+
+/// Reads a map from VIPs to nodes; `None` if it holds anything else.
+fn nodes(
+    socket: &mut NetlinkSocket,
+    family: Family,
+    map: &str,
+) -> Result<Option<BTreeMap<IpAddr, IpAddr>>, KernelError> {
+    let nodes = socket.elements(table(family), map)?.into_iter().map(|element| {
         let Some(Data::Bytes(node)) = element.data else {
             return None;
         };
@@ -162,12 +204,7 @@ pub fn read(socket: &mut NetlinkSocket, family: Family) -> Result<Option<Handove
             whole_address(family, &node)?,
         ))
     });
-    let fellows = socket.elements(table, FELLOWS)?.into_iter();
-    let owners: Option<BTreeMap<IpAddr, IpAddr>> = owners.collect();
-    let fellows: Option<BTreeSet<Mac>> = fellows.map(|fellow| fellow.key.try_into().ok()).collect();
-    Ok(owners
-        .zip(fellows)
-        .map(|(owners, fellows)| Handover { owners, fellows }))
+    Ok(nodes.collect())
 }
 
 /// Removes the table, if there is one.
