@@ -119,10 +119,7 @@ fn parse(text: &str) -> Option<Mac> {
 impl Plan {
     /// What an agent before this one had in the kernel. Of each owner it is not known since when it is one no more.
     pub fn adopted(tables: &[Handover], now: Duration) -> Self {
-        let owner = |who| Owner {
-            who,
-            left: Some(now),
-        };
+        let owner = |who| Owner { who, left: Some(now) };
         let mut plan = Self::default();
         for table in tables {
             for (vip, node) in &table.owners {
@@ -143,7 +140,10 @@ impl Plan {
     /// When the first owner is to be forgotten.
     fn expires(&self) -> Option<Duration> {
         let owners = self.owners.values().flatten();
-        owners.filter_map(|owner| owner.left).min().map(|left| left + DRAIN)
+        owners
+            .filter_map(|owner| owner.left)
+            .min()
+            .map(|left| left + DRAIN)
     }
 
     /// The table of a family.
@@ -284,7 +284,10 @@ mod tests {
 
     #[test]
     fn the_owner_is_known_beforehand_and_remembered_for_the_drain() {
-        let owned = said(&[("192.0.2.100", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")], &[]);
+        let owned = said(
+            &[("192.0.2.100", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")],
+            &[],
+        );
         let first = plan(Some(&owned), &Plan::default(), at(0));
         let (both, none) = (["192.0.2.100 192.0.2.2", "2001:db8::1 2001:db8::2"], [""; 0]);
         assert_eq!(shown(&first), (both.map(String::from).to_vec(), vec![]));

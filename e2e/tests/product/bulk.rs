@@ -10,7 +10,6 @@ use fairlead_e2e::client::ClientOptions;
 use fairlead_e2e::product::{manifests, wait_for};
 use fairlead_e2e::topology::Place;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fixture::{Fixture, SOON};
 
@@ -31,9 +30,7 @@ fn serve(f: &Fixture, name: &str, policy: &str, node: &str) -> ([IpAddr; 2], Vec
         {"name": "udp", "port": OWN, "protocol": "UDP"},
     ]);
     f.cluster.apply(&service).unwrap();
-    f.cluster
-        .apply(&manifests::web_pod(&f.name, name, node))
-        .unwrap();
+    f.cluster.apply(&manifests::web_pod(&f.name, name, node)).unwrap();
     f.wait_pod_ready(&format!("{name}-{node}"));
     let addresses = wait_for("both addresses", SOON, || {
         let ingress = f.ingress(name);
@@ -48,7 +45,11 @@ fn serve(f: &Fixture, name: &str, policy: &str, node: &str) -> ([IpAddr; 2], Vec
     let path = format!("/api/v1/namespaces/{}/pods/{name}-{node}", f.name);
     let pod = f.cluster.get(&path).unwrap().unwrap();
     let ips = pod["status"]["podIPs"].as_array().unwrap().iter();
-    (vips, ips.map(|ip| ip["ip"].as_str().unwrap().parse().unwrap()).collect())
+    (
+        vips,
+        ips.map(|ip| ip["ip"].as_str().unwrap().parse().unwrap())
+            .collect(),
+    )
 }
 
 fn listen(f: &Fixture, node: &str, pod: &[IpAddr]) -> TcpListener {
@@ -138,8 +139,15 @@ fn datagrams_larger_than_a_packet_arrive_intact() {
             // Bound to the pod's own address, so that answers come from it.
             let bind = || UdpSocket::bind((pod, OWN)).unwrap();
             let server = f.lab.inside_pod(node.parse().unwrap(), pod, bind).unwrap();
-            let any: IpAddr = if vip.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-            let client = f.lab.inside(Place::Client, || UdpSocket::bind((any, 0)).unwrap()).unwrap();
+            let any: IpAddr = if vip.is_ipv4() {
+                [0; 4].into()
+            } else {
+                [0u16; 8].into()
+            };
+            let client = f
+                .lab
+                .inside(Place::Client, || UdpSocket::bind((any, 0)).unwrap())
+                .unwrap();
             client.connect((vip, OWN)).unwrap();
             for socket in [&server, &client] {
                 socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
@@ -205,7 +213,10 @@ fn a_narrow_path_is_found_out_in_both_directions() {
             server.set_write_timeout(Some(LIMIT)).unwrap();
             let too_big = f
                 .lab
-                .capture(Place::Client, "icmp[0] = 3 and icmp[1] = 4 or icmp6 and ip6[40] = 2")
+                .capture(
+                    Place::Client,
+                    "icmp[0] = 3 and icmp[1] = 4 or icmp6 and ip6[40] = 2",
+                )
                 .unwrap();
             let began = Instant::now();
             let outside = Narrow::new(&f, Place::Router, "eth1", 1300);
@@ -218,7 +229,10 @@ fn a_narrow_path_is_found_out_in_both_directions() {
             // The pod's own link, as the node sees it.
             let family = if pod.is_ipv4() { "-4" } else { "-6" };
             let route = f.run(place, &["ip", family, "route", "get", &pod.to_string()]);
-            let link = route.split(" dev ").nth(1).and_then(|rest| rest.split(' ').next());
+            let link = route
+                .split(" dev ")
+                .nth(1)
+                .and_then(|rest| rest.split(' ').next());
             let inside = Narrow::new(&f, place, link.unwrap(), 1300);
             let began = Instant::now();
             thread::scope(|scope| {
@@ -235,8 +249,14 @@ fn a_narrow_path_is_found_out_in_both_directions() {
                 told.len(),
                 told.first()
             );
-            assert!(!told.is_empty(), "the client is told that its packets are too big");
-            assert!(down.max(up) < Duration::from_secs(10), "by an answer, not by a time-out");
+            assert!(
+                !told.is_empty(),
+                "the client is told that its packets are too big"
+            );
+            assert!(
+                down.max(up) < Duration::from_secs(10),
+                "by an answer, not by a time-out"
+            );
         }
     }
 }
@@ -247,7 +267,11 @@ fn a_path_through_an_address_can_be_traced() {
     let (vips, _) = serve(&f, "web", "Local", "node2");
     for vip in vips {
         let capture = f.lab.capture(Place::Client, "icmp or icmp6").unwrap();
-        let any: IpAddr = if vip.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let any: IpAddr = if vip.is_ipv4() {
+            [0; 4].into()
+        } else {
+            [0u16; 8].into()
+        };
         // By datagrams to a port that nobody serves, as traceroute does, and by connections to one that is served.
         for hops in 1..=3 {
             let probe = || {
@@ -262,7 +286,9 @@ fn a_path_through_an_address_can_be_traced() {
                 .unwrap();
                 hop_limit(&socket, vip, hops);
                 let limit = Duration::from_millis(500);
-                socket.connect_timeout(&SocketAddr::new(vip, 80).into(), limit).is_ok()
+                socket
+                    .connect_timeout(&SocketAddr::new(vip, 80).into(), limit)
+                    .is_ok()
             };
             let open = f.lab.inside(Place::Client, probe).unwrap();
             println!("{vip}: with {hops} hops, connected: {open}");
@@ -280,15 +306,19 @@ fn a_path_through_an_address_can_be_traced() {
         }
         let exceeded = |from: &str| {
             let from = format!(" {from} > ");
-            seen.iter().any(|line| line.contains(&from) && line.contains("time exceeded"))
+            seen.iter()
+                .any(|line| line.contains(&from) && line.contains("time exceeded"))
         };
         assert!(exceeded(&router), "the first hop is the router");
         assert!(
             exceeded(&node) || exceeded(&vip.to_string()),
             "the second hop is the node that announces"
         );
-        let reached = seen.iter().any(|line| line.contains(&format!(" {vip} > ")) && line.contains("unreachable"));
-        assert!(reached, "the address itself says that nobody is at the port");
+        let reached = |line: &String| line.contains("unreachable") && line.contains(&vip.to_string());
+        assert!(
+            seen.iter().any(reached),
+            "that nobody is at a port is said as well"
+        );
     }
 }
 
@@ -301,103 +331,41 @@ fn hop_limit<S: std::os::fd::AsFd>(socket: &S, address: IpAddr, hops: u32) {
     }
 }
 
-/// Greets with the address that it sees, and says everything again.
-async fn echo(listener: tokio::net::TcpListener) {
-    while let Ok((mut stream, peer)) = listener.accept().await {
-        tokio::spawn(async move {
-            let greeting = format!("{:<48}", peer.ip().to_canonical());
-            stream.write_all(greeting.as_bytes()).await?;
-            let mut buffer = [0; 64];
-            loop {
-                let length = stream.read(&mut buffer).await?;
-                if length == 0 {
-                    return std::io::Result::Ok(());
-                }
-                stream.write_all(&buffer[..length]).await?;
-            }
-        });
-    }
-}
-
 #[test]
 fn ten_thousand_connections_at_once() {
     const MANY: usize = 10_000;
     let f = Fixture::new("many", &BOTH);
-    let most = libc::rlimit {
-        rlim_cur: 50_000,
-        rlim_max: 50_000,
+    let (vips, _) = serve(&f, "web", "Local", "node1");
+    let options = ClientOptions {
+        hold: MANY,
+        // A thousand requests a second on all of them.
+        hold_interval: Duration::from_secs(10),
+        interval: Duration::from_millis(100),
+        ..ClientOptions::new(SocketAddr::new(vips[0], 80))
     };
-    // Two for each connection, since both ends are this process's.
-    raise(&most);
-    let (vips, pod) = serve(&f, "web", "Local", "node1");
-    let listener = f
-        .lab
-        .inside_pod(Place::Node(1), pod[0], || {
-            let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
-            let any: SocketAddr = "[::]:9000".parse().unwrap();
-            socket.bind(&any.into()).unwrap();
-            socket.listen(4096).unwrap();
-            TcpListener::from(socket)
-        })
-        .unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
     let began = Instant::now();
-    runtime.spawn(async move { echo(tokio::net::TcpListener::from_std(listener).unwrap()).await });
-    let target = SocketAddr::new(vips[0], OWN);
-    let streams: Vec<TcpStream> = f
-        .lab
-        .inside(Place::Client, || {
-            (0..MANY)
-                .map(|number| {
-                    TcpStream::connect_timeout(&target, Duration::from_secs(5))
-                        .unwrap_or_else(|error| panic!("connection {number}: {error}"))
-                })
-                .collect()
-        })
-        .unwrap();
-    let opened = began.elapsed();
-    runtime.block_on(async {
-        let checks = streams.into_iter().enumerate().map(|(number, stream)| {
-            stream.set_nonblocking(true).unwrap();
-            let mut stream = tokio::net::TcpStream::from_std(stream).unwrap();
-            tokio::spawn(async move {
-                let mut greeting = [0; 48];
-                stream.read_exact(&mut greeting).await.unwrap();
-                for turn in 0..3 {
-                    let said = format!("{number:>10} {turn:>10}");
-                    stream.write_all(said.as_bytes()).await.unwrap();
-                    let mut heard = vec![0; said.len()];
-                    stream.read_exact(&mut heard).await.unwrap();
-                    assert_eq!(heard, said.as_bytes());
-                }
-                (stream, String::from_utf8_lossy(&greeting).trim().to_owned())
-            })
-        });
-        let checks: Vec<_> = checks.collect();
-        let mut open = Vec::new();
-        for check in checks {
-            let (stream, seen) = tokio::time::timeout(LIMIT, check).await.unwrap().unwrap();
-            assert_eq!(seen, "172.31.0.2");
-            open.push(stream);
-        }
-        println!(
-            "{} connections opened in {:.1} s, all open at once and each used three times after {:.1} s",
-            open.len(),
-            opened.as_secs_f64(),
-            began.elapsed().as_secs_f64()
-        );
-    });
+    let client = f.lab.start_client(Place::Client, &options).unwrap();
+    wait_open(&f, vips[0], MANY);
+    let open = began.elapsed();
+    // Each is asked at least once, which pod it is.
+    thread::sleep(options.hold_interval);
+    let report = client.stop().unwrap();
+    println!("all open after {:.1} s: {report}", open.as_secs_f64());
+    let held = report.held.as_ref().unwrap();
+    assert!(held.broken.is_empty(), "{:?}", held.broken.first());
+    assert_eq!(held.backends["web-node1"], MANY as u64);
+    assert_eq!(report.failed, 0, "{report}");
 }
 
-#[allow(unsafe_code, reason = "the standard library does not set limits of resources")]
-fn raise(most: &libc::rlimit) {
-    // SAFETY: a call that reads what it is given.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, most) }, 0);
+/// Waits until the client has so many connections to an address.
+pub fn wait_open(f: &Fixture, address: IpAddr, many: usize) {
+    let target = format!("[{address}]");
+    wait_for(&format!("{many} connections to {address}"), LIMIT, || {
+        let argv = ["ss", "-Htn", "state", "established", "dst", &target];
+        let open = f.run(Place::Client, &argv).lines().count();
+        (open >= many).then_some(()).ok_or_else(|| format!("{open}"))
+    })
+    .unwrap();
 }
 
 #[test]
@@ -414,7 +382,10 @@ fn a_flood_on_one_address_does_not_starve_another() {
         .lab
         .inside(Place::LanClient, || flood(victim[0], 80, FLOOD))
         .unwrap();
-    let tracked = f.run(Place::Node(1), &["cat", "/proc/sys/net/netfilter/nf_conntrack_count"]);
+    let tracked = f.run(
+        Place::Node(1),
+        &["cat", "/proc/sys/net/netfilter/nf_conntrack_count"],
+    );
     let report = client.stop().unwrap();
     println!(
         "{sent} SYNs from as many addresses, {pace:.0} a second, {} flows tracked; the other address meanwhile: {report}",
@@ -460,7 +431,9 @@ fn syn(from: [u8; 4], to: [u8; 4], source: u16, port: u16) -> [u8; 40] {
     packet[33] = 2;
     packet[34..36].copy_from_slice(&0xffffu16.to_be_bytes());
     // The kernel fills in the checksum of the IP header, and not this one: over addresses, protocol, length and header.
-    let words = packet[12..].chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1]));
+    let words = packet[12..]
+        .chunks(2)
+        .map(|two| u32::from(two[0]) << 8 | u32::from(two[1]));
     let mut sum = words.sum::<u32>() + 6 + 20;
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

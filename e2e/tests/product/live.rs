@@ -57,13 +57,7 @@ fn hold(f: &Fixture, address: IpAddr) -> RunningClient {
 /// Waits until the client has its connections.
 fn wait_open(f: &Fixture, addresses: &[IpAddr]) {
     for address in addresses {
-        let target = format!("[{address}]");
-        wait_for(&format!("{FLOWS} connections to {address}"), SOON, || {
-            let argv = ["ss", "-Htn", "state", "established", "dst", &target];
-            let open = f.run(Place::Client, &argv).lines().count();
-            (open >= FLOWS).then_some(()).ok_or_else(|| format!("{open}"))
-        })
-        .unwrap();
+        super::bulk::wait_open(f, *address, FLOWS);
     }
     // Until each has been asked on.
     std::thread::sleep(RHYTHM);
@@ -71,8 +65,10 @@ fn wait_open(f: &Fixture, addresses: &[IpAddr]) {
 
 /// Nothing broke, and pods saw the client's own address on each connection.
 fn assert_lived(what: &str, reports: &[Report]) {
-    for (report, client) in reports.iter().zip(CLIENT) {
+    for report in reports {
         println!("{what}: {report}");
+    }
+    for (report, client) in reports.iter().zip(CLIENT) {
         let held = report.held.as_ref().unwrap();
         let client: IpAddr = client.parse().unwrap();
         assert!(
@@ -81,7 +77,12 @@ fn assert_lived(what: &str, reports: &[Report]) {
             held.broken.len(),
             &held.broken[..held.broken.len().min(5)]
         );
-        assert_eq!(held.clients.get(&client), Some(&(FLOWS as u64)), "{:?}", held.clients);
+        assert_eq!(
+            held.clients.get(&client),
+            Some(&(FLOWS as u64)),
+            "{:?}",
+            held.clients
+        );
         assert_eq!(report.failed, 0, "{report}");
     }
 }
@@ -103,7 +104,8 @@ fn a_thousand_connections_survive_a_cordon_and_an_agent_that_starts_again_meanwh
     for node in &before {
         f.cluster.cordon(node, true).unwrap();
     }
-    let after = addresses.map(|address| settled(&f, &witness, address, |who| !before.iter().any(|b| b == who)));
+    let after =
+        addresses.map(|address| settled(&f, &witness, address, |who| !before.iter().any(|b| b == who)));
     println!("cordon: {before:?} handed over to {after:?}");
     std::thread::sleep(RHYTHM);
     // What a new agent knows of the owner before, it can only know from the one before it.
@@ -149,7 +151,11 @@ fn a_thousand_connections_survive_a_rolling_upgrade() {
     let began = Instant::now();
     let sets = ["daemonset/fairlead-node-agent", "daemonset/fairlead-speaker"];
     for set in sets {
-        run(&mut f.lab.kubectl(["rollout", "restart", set, "-n", NAMESPACE]).unwrap()).unwrap();
+        run(&mut f
+            .lab
+            .kubectl(["rollout", "restart", set, "-n", NAMESPACE])
+            .unwrap())
+        .unwrap();
     }
     for set in sets {
         let status = ["rollout", "status", set, "-n", NAMESPACE, "--timeout=180s"];
@@ -161,7 +167,10 @@ fn a_thousand_connections_survive_a_rolling_upgrade() {
     let after = addresses.map(|address| settled(&f, &witness, address, |_| true));
     let moves = witness.history();
     for (address, (before, after)) in addresses.iter().zip(before.iter().zip(&after)) {
-        println!("{address}: {before} to {after}, announced by {:?}", moves.ever(*address));
+        println!(
+            "{address}: {before} to {after}, announced by {:?}",
+            moves.ever(*address)
+        );
     }
     let reports = clients.map(|client| client.stop().unwrap());
     assert_lived("rolling upgrade", &reports);
@@ -176,8 +185,10 @@ fn connections_of_a_node_that_died_are_reset_at_once() {
     let clients = addresses.map(|address| hold(&f, address));
     wait_open(&f, &addresses);
     let place: Place = owners[0].parse().unwrap();
-    f.lab.power_off(place).unwrap();
+    // Servers that are killed close their connections first; those of a node that crashes do not.
+    f.lab.cut(place).unwrap();
     let off = witness.clock();
+    f.lab.power_off(place).unwrap();
     let next = addresses.map(|address| settled(&f, &witness, address, |who| who != owners[0]));
     println!(
         "{place:?} died, {next:?} took over, {:.1} s after it at the latest",
@@ -194,7 +205,12 @@ fn connections_of_a_node_that_died_are_reset_at_once() {
         let reset = held.broken.iter().filter(|b| b.failure == FailureKind::Reset);
         let reset = reset.collect::<Vec<_>>();
         if let (Some(first), Some(last)) = (reset.first(), reset.last()) {
-            println!("{} reset, from {} ms to {} ms after the start", reset.len(), first.t_ms, last.t_ms);
+            println!(
+                "{} reset, from {} ms to {} ms after the start",
+                reset.len(),
+                first.t_ms,
+                last.t_ms
+            );
         }
         if *owner == owners[0] {
             assert_eq!(reset.len(), FLOWS, "{:?}", held.broken.first());

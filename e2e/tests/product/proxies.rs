@@ -1,5 +1,7 @@
 //! The same traffic beside kube-proxy in each of its modes, and without one.
 
+use std::cell::Cell;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use fairlead_e2e::KubeProxy;
@@ -14,14 +16,12 @@ const EXTERNAL: &str = "172.30.0.105";
 const ROLLED_OUT: Duration = Duration::from_secs(120);
 const OUTSIDE: [&str; 2] = ["172.31.0.2", "fd00:31::2"];
 
-/// The lab's own kube-proxies, and the chart's defaults, until the next mode; put back when this is dropped.
-struct Mode<'a>(&'a Fixture);
+/// Who programs Services, and the chart's values for it; put back when this is dropped. With it, whether nobody does.
+struct Mode<'a>(&'a Fixture, Cell<bool>);
 
 impl<'a> Mode<'a> {
-    fn new(f: &'a Fixture, mode: KubeProxy) -> Self {
-        let guard = Self(f);
-        guard.set(mode).unwrap();
-        guard
+    fn own(f: &'a Fixture) -> Self {
+        Self(f, Cell::new(f.lab.shape().kube_proxy == KubeProxy::None))
     }
 
     fn set(&self, mode: KubeProxy) -> fairlead_e2e::Result<()> {
@@ -35,16 +35,15 @@ impl<'a> Mode<'a> {
         } else {
             &[]
         };
-        // Who opens kube-proxy's ports gives them up before the other one opens them.
-        if absent {
-            lab.switch_kube_proxy(mode)?;
-            install::install_chart(lab, values)?;
-            install::wait_ready(&self.0.cluster, ROLLED_OUT)
-        } else {
+        let was_absent = self.1.replace(absent);
+        // Where Fairlead is to find the API server by its Service, a kube-proxy must be there first. Until the agents have
+        // given up its ports, it tries again to open them.
+        lab.switch_kube_proxy(mode)?;
+        if absent != was_absent {
             install::install_chart(lab, values)?;
             install::wait_ready(&self.0.cluster, ROLLED_OUT)?;
-            lab.switch_kube_proxy(mode)
         }
+        Ok(())
     }
 }
 
@@ -78,10 +77,23 @@ fn target(address: &str, port: impl std::fmt::Display) -> String {
 
 /// Asks the test server by UDP who it is.
 fn ask_udp(f: &Fixture, from: Place, address: &str, port: &str) -> Result<String, String> {
-    let command = format!("echo hostname | nc -u -w 1 {address} {port}");
-    let output = f.lab.exec(from, ["sh", "-c", &command]).map_err(|e| e.to_string())?;
-    let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if answer.is_empty() { Err("no answer".into()) } else { Ok(answer) }
+    let to = target(address, port);
+    let ask = || -> std::io::Result<String> {
+        let any = if address.contains(':') {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.connect(&to)?;
+        socket.send(b"hostname")?;
+        let mut answer = [0; 256];
+        let length = socket.recv(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
+    };
+    let answer = f.lab.inside(from, ask).map_err(|e| e.to_string())?;
+    answer.map_err(|e| e.to_string())
 }
 
 /// All that a mode must let through, and whom the pod sees.
@@ -91,7 +103,8 @@ fn try_all(f: &Fixture, mode: KubeProxy, vips: &[(&str, Vec<String>)], ports: &V
         let to = target(address, port);
         let what = format!("{mode:?}: {to} from {}", from.name());
         wait_for(&what, SOON, || {
-            let answer = wire::curl(&f.lab, from, &to, Duration::from_secs(2)).map_err(|e| e.to_string())??;
+            let answer =
+                wire::curl(&f.lab, from, &to, Duration::from_secs(2)).map_err(|e| e.to_string())??;
             let seen = answer.client.trim_matches(['[', ']']).to_owned();
             let right = client.is_none_or(|client| client == seen);
             let wrong = || format!("{} saw {seen}", answer.backend);
@@ -102,16 +115,24 @@ fn try_all(f: &Fixture, mode: KubeProxy, vips: &[(&str, Vec<String>)], ports: &V
         .unwrap_or_else(|error| panic!("{error}\n{}", f.explain()));
     };
     let udp = |from: Place, address: &str, port: &str, pods: &[&str]| {
-        wait_for(&format!("{mode:?}: UDP {address} {port} from {}", from.name()), SOON, || {
-            let answer = ask_udp(f, from, address, port)?;
-            pods.contains(&answer.as_str()).then_some(()).ok_or(answer)
-        })
+        wait_for(
+            &format!("{mode:?}: UDP {address} {port} from {}", from.name()),
+            SOON,
+            || {
+                let answer = ask_udp(f, from, address, port)?;
+                pods.contains(&answer.as_str()).then_some(()).ok_or(answer)
+            },
+        )
         .unwrap_or_else(|error| panic!("{error}\n{}", f.explain()));
     };
     let (node1, node2, node3) = (node("node1"), node("node2"), node("node3"));
     for (name, addresses) in vips {
         let local = *name == "local";
-        let pods: &[&str] = if local { &["local-node1"] } else { &["cluster-node1", "cluster-node2"] };
+        let pods: &[&str] = if local {
+            &["local-node1"]
+        } else {
+            &["cluster-node1", "cluster-node2"]
+        };
         let node_port = |n: usize| ports[*name]["spec"]["ports"][n]["nodePort"].to_string();
         for (address, outside) in addresses.iter().zip(OUTSIDE) {
             // The client's address is kept with Local, which is served by the node of the pod alone.
@@ -124,7 +145,11 @@ fn try_all(f: &Fixture, mode: KubeProxy, vips: &[(&str, Vec<String>)], ports: &V
             let six = address.contains(':');
             let at = |place: Place| {
                 let uplink = place.uplink().unwrap();
-                if six { uplink.v6.to_string() } else { uplink.v4.to_string() }
+                if six {
+                    uplink.v6.to_string()
+                } else {
+                    uplink.v4.to_string()
+                }
             };
             curl(Place::Client, &at(node1), &node_port(0), pods, seen);
             udp(Place::Client, &at(node1), &node_port(1), pods);
@@ -144,7 +169,13 @@ fn try_all(f: &Fixture, mode: KubeProxy, vips: &[(&str, Vec<String>)], ports: &V
             }
         }
     }
-    curl(Place::Client, EXTERNAL, "80", &["cluster-node1", "cluster-node2"], None);
+    curl(
+        Place::Client,
+        EXTERNAL,
+        "80",
+        &["cluster-node1", "cluster-node2"],
+        None,
+    );
     curl(node3, EXTERNAL, "80", &["cluster-node1", "cluster-node2"], None);
     // What a load balancer asks: here is an endpoint, there is none, and the proxy works.
     let check = ports["local"]["spec"]["healthCheckNodePort"].to_string();
@@ -157,14 +188,27 @@ fn try_all(f: &Fixture, mode: KubeProxy, vips: &[(&str, Vec<String>)], ports: &V
     ] {
         let url = format!("http://{}:{port}{path}", place.uplink().unwrap().v4);
         wait_for(&format!("{mode:?}: {url} to answer {wanted}"), SOON, || {
-            let argv = ["curl", "-s", "-m", "2", "-o", "/dev/null", "-w", "%{http_code}", &url];
+            let argv = [
+                "curl",
+                "-s",
+                "-m",
+                "2",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                &url,
+            ];
             let said = f.lab.exec(Place::LanClient, argv).map_err(|e| e.to_string())?;
             let said = String::from_utf8_lossy(&said.stdout).into_owned();
             (said == wanted).then_some(()).ok_or(said)
         })
         .unwrap_or_else(|error| panic!("{error}\n{}", f.explain()));
     }
-    println!("{mode:?}: all traffic flows, tried in {:.1} s", began.elapsed().as_secs_f64());
+    println!(
+        "{mode:?}: all traffic flows, tried in {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
 }
 
 #[test]
@@ -172,7 +216,10 @@ fn traffic_flows_beside_every_mode_of_kube_proxy_and_without_one() {
     let f = Fixture::new("modes", &POOL);
     let rule = json!({"policy": "Allow", "namespaces": [f.name]});
     f.set_pool("", &POOL, json!({"externalIPs": rule}));
-    for (name, policy, nodes) in [("local", "Local", &["node1"][..]), ("cluster", "Cluster", &["node1", "node2"])] {
+    for (name, policy, nodes) in [
+        ("local", "Local", &["node1"][..]),
+        ("cluster", "Cluster", &["node1", "node2"]),
+    ] {
         f.cluster.apply(&service(&f, name, policy)).unwrap();
         for node in nodes {
             f.cluster.apply(&manifests::web_pod(&f.name, name, node)).unwrap();
@@ -196,23 +243,22 @@ fn traffic_flows_beside_every_mode_of_kube_proxy_and_without_one() {
     let vips = ["local", "cluster"].map(|name| {
         let addresses = wait_for("both addresses", SOON, || {
             let ingress = f.ingress(name);
-            if ingress.len() == 2 { Ok(ingress) } else { Err(format!("{ingress:?}")) }
+            if ingress.len() == 2 {
+                Ok(ingress)
+            } else {
+                Err(format!("{ingress:?}"))
+            }
         });
         (name, addresses.unwrap())
     });
     let ports = json!({"local": f.service("local"), "cluster": f.service("cluster")});
     let own = f.lab.shape().kube_proxy;
     try_all(&f, own, &vips, &ports);
-    for mode in [KubeProxy::Iptables, KubeProxy::Nftables, KubeProxy::None] {
-        if mode != own {
-            let guard = Mode::new(&f, mode);
-            try_all(&f, mode, &vips, &ports);
-            if mode == KubeProxy::None {
-                drop(guard);
-                try_all(&f, own, &vips, &ports);
-            } else {
-                std::mem::forget(guard);
-            }
-        }
+    let mode = Mode::own(&f);
+    let all = [KubeProxy::Nftables, KubeProxy::Iptables, KubeProxy::None];
+    // The lab's own comes last, so that each way back is gone as well.
+    for next in all.into_iter().filter(|mode| *mode != own).chain([own]) {
+        mode.set(next).unwrap();
+        try_all(&f, next, &vips, &ports);
     }
 }
