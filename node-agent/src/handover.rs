@@ -97,6 +97,11 @@ pub fn plan(report: Option<&SpeakerReport>, before: &Plan, now: Duration) -> Pla
                 owners.insert(0, Owner { who, left: None });
             }
         }
+        // What was open there is lost, and to be reset at once.
+        let lost = |who: Who| matches!(who, Who::Node(node) if report.dead.contains(&node));
+        for owners in plan.owners.values_mut() {
+            owners.retain(|owner| !lost(owner.who));
+        }
         plan.fellows = report.fellows.iter().filter_map(|text| parse(text)).collect();
     }
     for owners in plan.owners.values_mut() {
@@ -308,6 +313,17 @@ mod tests {
         assert_eq!(shown(&plan(Some(&mine), &fourth, at(71))).0, both[1..]);
         // It is forgotten also while no speaker says anything.
         assert_eq!(shown(&plan(None, &fourth, at(71))).1, none);
+    }
+
+    #[test]
+    fn nothing_is_passed_on_to_a_node_that_died() {
+        let (vip, node) = ("192.0.2.100", "192.0.2.2");
+        let first = plan(Some(&said(&[(vip, node)], &[])), &Plan::default(), at(0));
+        let mut report = said(&[], &MINE);
+        report.dead.insert(node.parse().unwrap());
+        let next = plan(Some(&report), &first, at(1));
+        assert_eq!(shown(&next), (vec![], vec![]));
+        assert_eq!(shown(&plan(None, &next, at(2))), (vec![], vec![]));
     }
 
     #[test]

@@ -170,6 +170,7 @@ pub async fn run(
             since: Since::continued(&before.status),
             port: settings.gossip_port,
             started,
+            met: BTreeSet::new(),
         },
         former: before.metas(),
         before,

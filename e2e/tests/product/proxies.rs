@@ -36,12 +36,15 @@ impl<'a> Mode<'a> {
             &[]
         };
         let was_absent = self.1.replace(absent);
-        // Where Fairlead is to find the API server by its Service, a kube-proxy must be there first. Until the agents have
-        // given up its ports, it tries again to open them.
+        // Where Fairlead is to find the API server by its Service, a kube-proxy must be there first.
         lab.switch_kube_proxy(mode)?;
         if absent != was_absent {
             install::install_chart(lab, values)?;
             install::wait_ready(&self.0.cluster, ROLLED_OUT)?;
+        }
+        if was_absent && !absent {
+            // It tries to open health-check node ports once, and node agents had them then.
+            lab.switch_kube_proxy(mode)?;
         }
         Ok(())
     }

@@ -63,6 +63,9 @@ pub struct SpeakerReport {
     /// `None` from a speaker that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owners: Option<BTreeMap<IpAddr, IpAddr>>,
+    /// Addresses of the nodes that died while they owned something: what was open there is lost.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub dead: BTreeSet<IpAddr>,
     /// MAC addresses of the other speakers, as `02:00:5e:00:53:01`.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub fellows: BTreeSet<String>,

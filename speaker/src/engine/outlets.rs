@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_api::NodeStateStatus;
 use fairlead_api::node_state::{GossipState, LISTED_MOST};
-use fairlead_core::announce::Hold;
+use fairlead_core::announce::{Hold, Record};
 use fairlead_core::model::{Family, NodeName};
 use fairlead_runtime::link::SpeakerReport;
 use fairlead_runtime::watch::replace;
@@ -42,6 +42,8 @@ pub(super) struct Outlets {
     pub since: Since,
     pub port: u16,
     pub started: Instant,
+    /// Speakers that this process has seen alive. Of others it cannot say that they died.
+    pub met: BTreeSet<NodeName>,
 }
 
 /// What there is to tell.
@@ -73,6 +75,7 @@ impl Outlets {
     }
 
     pub(super) fn tell(&mut self, news: &News) {
+        self.met.extend(news.gossip.live.iter().cloned());
         let announcing: BTreeSet<IpAddr> = news.held.keys().copied().collect();
         let withdrawn = news.leaving && announcing.is_empty();
         self.tell_speakers(news);
@@ -162,9 +165,19 @@ impl Outlets {
             withdrawn,
             announcing,
             owners: news.listed.then(|| owners(news)),
+            dead: self.dead(news),
             fellows: fellows.map(ToString::to_string).collect(),
         };
         replace(&self.report, report);
+    }
+
+    /// Addresses of the nodes that died with claims: a speaker that ends in good order gives them up first.
+    fn dead(&self, news: &News) -> BTreeSet<IpAddr> {
+        let claims = |record: &Record| record.candidacies.values().any(|one| one.claim.is_some());
+        let gone = self.met.difference(&news.gossip.live);
+        gone.filter(|node| news.gossip.records.get(*node).is_some_and(|record| claims(record)))
+            .flat_map(|node| news.index.addresses(node).iter().copied())
+            .collect()
     }
 
     fn gossip_state(&self, news: &News) -> GossipState {
@@ -202,10 +215,11 @@ impl Outlets {
     }
 }
 
-/// Who else owns an address: of several the one with the highest claim, dead or alive.
+/// Who else owns an address: of several that live the one with the highest claim.
 fn owners(news: &News) -> BTreeMap<IpAddr, IpAddr> {
     let mut best: BTreeMap<IpAddr, (i64, &NodeName)> = BTreeMap::new();
-    for (node, record) in news.gossip.records.iter().filter(|(node, _)| *node != news.me) {
+    let lives = |node: &NodeName| node != news.me && news.gossip.live.contains(node);
+    for (node, record) in news.gossip.records.iter().filter(|(node, _)| lives(node)) {
         for (address, candidacy) in &record.candidacies {
             if let Some(claim) = candidacy.claim {
                 let known = best.entry(*address).or_insert((claim, node));
