@@ -128,6 +128,11 @@ impl<D: Driver> Engine<D> {
         true
     }
 
+    /// The plan that was offered last.
+    pub fn plan(&self) -> Option<&Forwarding> {
+        self.plan.as_ref()
+    }
+
     /// Takes the endpoints of one Service, nothing else of which changed since the last whole plan. Answers whether
     /// there is something to apply.
     pub fn refresh(&mut self, service: &Service, slices: &[&Slice], here: Here<'_>, since: Instant) -> bool {

@@ -6,11 +6,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
 use fairlead_node_agent::engine::Engine;
 use fairlead_node_agent::metrics::Metrics;
+use fairlead_node_agent::nft::build::build;
 use fairlead_node_agent::nft::driver::{Driver, Tables};
 use prometheus_client::registry::Registry;
 use support::objects::{Cluster, MARK, service};
@@ -503,15 +505,26 @@ fn restarts_and_changes_lose_no_connection_and_no_packet() {
             tries
         });
         let begin = Instant::now();
+        let fewer = Cluster::new().with(service("a", Local, &[VIP], &["80/tcp"]), &[HERE]);
         let mut replaced = 0;
         while begin.elapsed() < Duration::from_secs(3) {
-            program(&topology, &cluster); // what a restarted agent does first
+            // What a restarted agent does first; the number of endpoints has changed meanwhile.
+            program(&topology, if replaced % 2 == 0 { &fewer } else { &cluster });
             replaced += 1;
         }
+        // Everything anew, as after a table that cannot be read.
+        on_node1(&topology, async || {
+            let mut tables = Tables::open().unwrap();
+            let whole = Arc::new(build(&cluster.plan(), MARK));
+            while begin.elapsed() < Duration::from_secs(6) {
+                tables.replace(Arc::clone(&whole)).await.unwrap();
+                replaced += 1;
+            }
+        });
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         (asking.join().unwrap(), replaced)
     });
-    println!("{tries} connections while the table was replaced {replaced} times");
+    println!("{tries} connections while the table was changed {replaced} times");
     assert!(
         tries > 50 && replaced > 20,
         "{tries} connections, {replaced} replacements"
