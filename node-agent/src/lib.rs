@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod nft;
 pub mod preflight;
 pub mod run;
+pub mod surroundings;
