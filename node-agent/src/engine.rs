@@ -1,12 +1,13 @@
 //! Brings plans into the kernel: numbers them, writes differences, and knows what is applied and what is not. It does not
 //! wait and does not read a clock; `run` does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::endpoints::Here;
+use fairlead_core::forward::pods::Pods;
 use fairlead_core::forward::{Destination, Forwarding};
 use fairlead_core::model::{Service, ServiceKey, Slice};
 use fairlead_runtime::link::{AddressReport, AgentReport, LocalEndpoints};
@@ -54,6 +55,7 @@ struct Applied {
     number: u64,
     addresses: BTreeSet<IpAddr>,
     local_ready: LocalEndpoints,
+    pods: Pods,
 }
 
 /// What has to be written.
@@ -235,6 +237,10 @@ impl<D: Driver> Engine<D> {
             debug!(plan = self.number, ?took, "endpoints programmed");
         }
         applied.local_ready.clone_from(&plan.local_ready);
+        if applied.pods != plan.pods {
+            info!(sources = %plan.pods, "what counts as a pod of this node");
+            applied.pods.clone_from(&plan.pods);
+        }
     }
 
     /// By difference if the table is known. If that fails, by the difference from what is read; if that fails too, the
@@ -421,7 +427,7 @@ impl<D: Driver> Engine<D> {
             return AgentReport {
                 plan: 0,
                 clean: self.clean,
-                addresses: BTreeMap::new(),
+                ..AgentReport::default()
             };
         };
         let unapplied = |vip: &IpAddr| {
@@ -437,6 +443,7 @@ impl<D: Driver> Engine<D> {
             plan: applied.number,
             clean: false,
             addresses: applied.addresses.iter().map(|vip| (*vip, report(vip))).collect(),
+            pod_sources: applied.pods.to_string(),
         }
     }
 }
