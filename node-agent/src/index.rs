@@ -29,8 +29,8 @@ pub struct Index {
     of_slices: BTreeMap<String, ServiceKey>,
     /// The slices of each Service.
     of_services: BTreeMap<ServiceKey, BTreeSet<String>>,
-    /// A whole plan has been made.
-    planned: bool,
+    /// More than endpoints changed since the last whole plan.
+    stale: bool,
 }
 
 /// What has to be planned anew.
@@ -53,14 +53,20 @@ impl Default for Index {
             pools: Table::tracked("AddressPool"),
             of_slices: BTreeMap::new(),
             of_services: BTreeMap::new(),
-            planned: false,
+            stale: true,
         }
     }
 }
 
 impl Index {
-    /// What changed since the last call.
-    pub fn news(&mut self, me: &NodeName) -> News {
+    /// Does a whole plan have to be made?
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// What changed since the last call. Unless a `whole` plan may be made, only endpoints are told, and the rest stays
+    /// to be told.
+    pub fn news(&mut self, me: &NodeName, whole: bool) -> News {
         let mut services = BTreeSet::new();
         for key in self.slices.changes() {
             let now = self.slices.get(&key).map(|slice| slice.service.clone());
@@ -82,13 +88,14 @@ impl Index {
                 services.insert(now);
             }
         }
-        let others = !self.services.changes().is_empty()
+        self.stale |= !self.services.changes().is_empty()
             | !self.pools.changes().is_empty()
             | self.nodes.changes().contains(me.as_str());
         if !self.listed() {
             return News::Nothing;
         }
-        if others || !std::mem::replace(&mut self.planned, true) {
+        if self.stale && whole {
+            self.stale = false;
             News::Everything
         } else if services.is_empty() {
             News::Nothing
