@@ -131,14 +131,18 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
             index.slices.reset(BTreeMap::new());
             index.pools.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::from([node]));
-            assert_eq!(index.news(&me), News::Nothing, "nothing is known of the node yet");
+            assert_eq!(
+                index.news(&me, true),
+                News::Nothing,
+                "nothing is known of the node yet"
+            );
         });
         let following = tokio::spawn({
             let (index, me) = (index.clone(), me.clone());
             async move { follow(&index, &me).await }
         });
         until(&index, "listed", |index| index.surroundings.is_some()).await;
-        assert_eq!(index.with(|index| index.news(&me)), News::Everything);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Everything);
 
         let ip = |arguments: &str| {
             let arguments: Vec<&str> = std::iter::once("ip").chain(arguments.split(' ')).collect();
@@ -155,13 +159,13 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
         ip("link add cali1 type veth peer name cali1p");
         ip("link set cali1 up");
         until(&index, "aware of cali1", has("cali1")).await;
-        assert_eq!(index.with(|index| index.news(&me)), News::Nothing);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Nothing);
         assert!(!woken.has_changed().unwrap(), "nobody is woken for a pod's link");
 
         ip("link add tunnel1 type dummy");
         until(&index, "aware of tunnel1", has("tunnel1")).await;
         assert!(woken.has_changed().unwrap());
-        let news = index.with(|index| (index.news(&me), index.local(&me).pods.to_string()));
+        let news = index.with(|index| (index.news(&me, true), index.local(&me).pods.to_string()));
         let words = "interfaces other than c0, lo, n0, tunnel1".to_owned();
         assert_eq!(news, (News::Everything, words));
 
@@ -175,7 +179,7 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
             texts.join(" ") == "10.77.0.1 172.30.0.11 fd00:30::11"
         };
         until(&index, "serving at tunnel1", served).await;
-        assert_eq!(index.with(|index| index.news(&me)), News::Everything);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Everything);
         following.abort();
     });
 }
