@@ -242,6 +242,28 @@ impl Forwarding {
         changed
     }
 
+    /// Goes on serving an address as `before` does, where nothing else is served: it is still announced.
+    pub fn keep(&mut self, before: &Self, vip: IpAddr) {
+        let Some(services) = before.addresses.get(&vip) else {
+            return;
+        };
+        self.addresses.entry(vip).or_insert_with(|| services.clone());
+        for (destination, target, backend) in before.of(vip) {
+            let (Some(backend), Entry::Vacant(place)) = (backend, self.destinations.entry(*destination))
+            else {
+                continue;
+            };
+            place.insert(target.clone());
+            let service = &target.backend.service;
+            self.services
+                .entry(service.clone())
+                .or_default()
+                .push(*destination);
+            let known = self.backends.entry(target.backend.clone());
+            known.or_insert_with(|| backend.clone());
+        }
+    }
+
     fn of(&self, vip: IpAddr) -> impl Iterator<Item = (&Destination, &Target, Option<&Backend>)> {
         let at = |protocol, port| Destination {
             address: vip,

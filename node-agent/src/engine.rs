@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::endpoints::Here;
-use fairlead_core::forward::Forwarding;
 use fairlead_core::forward::pods::Pods;
+use fairlead_core::forward::{Destination, Forwarding};
 use fairlead_core::model::{Service, ServiceKey, Slice};
 use fairlead_runtime::link::{AddressReport, AgentReport, LocalEndpoints};
 use tracing::{debug, error, info, warn};
 
+use crate::conntrack::{Memory, Queue};
 use crate::metrics::{Cause, Metrics, Way};
 use crate::nft::build::build;
 use crate::nft::change::{Changes, Held};
 use crate::nft::driver::{Driver, DriverError};
+use crate::nft::netlink::affinity::Lost;
 use crate::nft::ruleset::{Chain, Key, Ruleset, Set};
 
 /// First pause after a failure; it doubles with each further one.
@@ -78,6 +80,9 @@ pub struct Engine<D> {
     distrust: Option<Cause>,
     failures: u32,
     clean: bool,
+    /// What connection tracking may hold that stands in the way of what is served.
+    swept: Memory,
+    sweeps: Arc<Queue>,
 }
 
 impl<D: Driver> Engine<D> {
@@ -96,7 +101,14 @@ impl<D: Driver> Engine<D> {
             distrust: Some(Cause::Start),
             failures: 0,
             clean: false,
+            swept: Memory::default(),
+            sweeps: Arc::default(),
         }
+    }
+
+    /// What is to be swept from connection tracking, plan by plan.
+    pub fn sweeps(&self) -> Arc<Queue> {
+        Arc::clone(&self.sweeps)
     }
 
     /// Takes a plan that was made of a change seen at `since`. Answers whether there is something to apply.
@@ -116,6 +128,11 @@ impl<D: Driver> Engine<D> {
         self.plan = Some(plan);
         self.open(Open::Everything, since);
         true
+    }
+
+    /// The plan that was offered last.
+    pub fn plan(&self) -> Option<&Forwarding> {
+        self.plan.as_ref()
     }
 
     /// Takes the endpoints of one Service, nothing else of which changed since the last whole plan. Answers whether
@@ -165,7 +182,12 @@ impl<D: Driver> Engine<D> {
                 let took = begin.elapsed();
                 self.number += 1;
                 self.failures = 0;
-                self.pending = None;
+                if let (Some(pending), Some(plan)) = (self.pending.take(), &self.plan) {
+                    self.sweeps.add(match &pending.open {
+                        Open::Everything => self.swept.whole(plan),
+                        Open::Services(services) => self.swept.services(plan, services),
+                    });
+                }
                 self.metrics.applied(way, took, self.number);
                 self.remember(way, took);
                 Ok(())
@@ -253,6 +275,7 @@ impl<D: Driver> Engine<D> {
         };
         match write {
             Write::Changes(changes, whole) => {
+                let lost = self.remembered_by(changes.lost());
                 let changes = Arc::new(changes);
                 if !changes.is_empty() {
                     self.driver.update(Arc::clone(&changes)).await?;
@@ -262,6 +285,11 @@ impl<D: Driver> Engine<D> {
                     (None, Some(held)) => held.apply(Arc::unwrap_or_clone(changes)),
                     (None, None) => {}
                 }
+                if !lost.is_empty()
+                    && let Err(error) = self.driver.forget(lost).await
+                {
+                    warn!(%error, "clients may be sent to endpoints that are gone until they are forgotten");
+                }
             }
             Write::Replace(whole) => {
                 let whole = Arc::new(whole);
@@ -270,6 +298,18 @@ impl<D: Driver> Engine<D> {
             }
         }
         Ok(way)
+    }
+
+    /// Of these endpoints, those whose clients are remembered.
+    fn remembered_by(&self, mut lost: Lost) -> Lost {
+        let sticky = |destination: &Destination| {
+            let plan = self.plan.as_ref()?;
+            plan.backends
+                .get(&plan.destinations.get(destination)?.backend)?
+                .affinity
+        };
+        lost.retain(|(destination, _)| sticky(destination).is_some());
+        lost
     }
 
     /// Makes out what has to be written for what is pending, and which VIPs that concerns.

@@ -187,7 +187,6 @@ async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<
     tasks.spawn(async move { surroundings::follow(&watched, &myself).await });
     let healthz = in_kube_proxys_stead(args, sources, metrics.clone());
     let (changed, foreign) = watch::channel(0);
-    let watch = Watch::open(TABLE, &[tables.port()])?;
     let handover = handover::run(speaker.clone(), &tables, foreign.clone(), leaving.clone());
     let wiring = Wiring {
         me,
@@ -199,12 +198,14 @@ async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<
         endpoints,
         programmed: Some(programmed),
     };
-    let engine = Engine::new(tables.clone(), args.mark, metrics);
+    let engine = Engine::new(tables.clone(), args.mark, metrics.clone());
+    let sweeps = engine.sweeps();
     let health_socket = args.socket.with_file_name(link::HEALTH_SOCKET);
     tokio::select! {
         // The hand-over ends when the installation leaves; its table is removed together with the other one.
         ((), ()) = async { tokio::join!(run(engine, index.clone(), wiring), handover) } => Ok(()),
-        ended = hear(watch, &changed) => ended,
+        ended = hear(reports.clone(), tables.port(), &changed) => ended,
+        () = sweeps.run(&metrics) => anyhow::bail!("nothing sweeps connection tracking any more"),
         ended = tasks.join_next() => anyhow::bail!("a watch that runs for ever has ended: {ended:?}"),
         ended = link::serve(&args.socket, reports, speaker_in) => {
             error!("the link to the speaker ended");
@@ -229,8 +230,16 @@ async fn in_kube_proxys_stead(args: &Args, sources: healthz::Sources, metrics: M
     healthz::run(sources, args.healthz_bind_port, &metrics).await;
 }
 
-/// Tells when somebody else changes tables with our name.
-async fn hear(mut watch: Watch, changed: &watch::Sender<u64>) -> anyhow::Result<()> {
+/// Tells when somebody else changes tables with our name. It begins when the first plan is in the kernel: while anybody
+/// listens, the kernel tells of every single element.
+async fn hear(
+    mut reports: watch::Receiver<AgentReport>,
+    own: u32,
+    changed: &watch::Sender<u64>,
+) -> anyhow::Result<()> {
+    reports.wait_for(|report| report.plan > 0).await?;
+    let mut watch = Watch::open(TABLE, &[own])?;
+    changed.send_modify(|count| *count += 1); // what nobody heard
     loop {
         if let Heard::Changed { process, pid, .. } = watch.next().await? {
             warn!(process, pid, "somebody else changes our tables");

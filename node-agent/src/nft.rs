@@ -9,6 +9,7 @@ pub mod driver;
 pub mod netlink;
 pub mod render;
 pub mod ruleset;
+pub mod trace;
 
 /// Name of our table, in family `inet`.
 pub const TABLE: &str = "fairlead";

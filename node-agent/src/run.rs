@@ -2,8 +2,11 @@
 //!
 //! One task owns the engine. Everything it waits for is cancel-safe; what is begun on the kernel is finished first.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use fairlead_core::forward::Forwarding;
 use fairlead_core::model::NodeName;
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_runtime::Guard;
@@ -21,6 +24,8 @@ use crate::nft::driver::Driver;
 const GATHER: Duration = Duration::from_millis(2);
 /// How often the table is read although nobody is known to have changed it.
 const CHECK: Duration = Duration::from_secs(300);
+/// An address that no Service has any more is served for so long at the most while the speaker still announces it.
+const WITHDRAW_WITHIN: Duration = Duration::from_secs(5);
 /// Pause between two looks at a table that somebody else keeps changing.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How often the age of an unapplied change is told.
@@ -59,6 +64,8 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
     let mut changes = index.changes();
     changes.mark_changed(); // what was listed before we subscribed
     let mut leaving = wiring.leaving.clone();
+    let mut speaker = wiring.speaker.clone();
+    let mut withdrawn = Leaving::default();
     let mut checks = ticks(CHECK);
     let mut tells = ticks(TELL);
     let mut retry = Instant::now();
@@ -72,11 +79,13 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
                 sleep(gather).await;
                 let begin = Instant::now();
                 changes.mark_unchanged();
-                if index.with(|index| take(index, &mut engine, &wiring, seen)) {
+                if index.with(|index| take(index, &mut engine, &wiring, &mut withdrawn, seen)) {
                     retry = Instant::now();
                 }
                 spent = begin.elapsed();
             }
+            _ = speaker.changed(), if withdrawn.until().is_some() => index.touch(),
+            () = until(withdrawn.until()) => index.touch(),
             () = sleep_until(retry), if engine.is_pending() => {
                 let begin = Instant::now();
                 match apply(&mut engine, &wiring.report).await {
@@ -101,18 +110,57 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
     std::future::pending::<()>().await;
 }
 
+/// Addresses that no Service has any more and that the speaker still announces, with the time from which on they are not
+/// served all the same.
+#[derive(Debug, Default)]
+struct Leaving(BTreeMap<IpAddr, Instant>);
+
+impl Leaving {
+    /// Keeps in the plan what is still announced: first it is withdrawn, then unprogrammed.
+    fn keep(&mut self, plan: &mut Forwarding, before: Option<&Forwarding>, speaker: Option<&SpeakerReport>) {
+        let now = Instant::now();
+        let announced = |vip: &IpAddr| speaker.is_some_and(|speaker| speaker.announcing.contains(vip));
+        let before = before.into_iter();
+        let gone = before.flat_map(|before| before.addresses.keys().map(move |vip| (before, *vip)));
+        let mut kept = BTreeMap::new();
+        for (before, vip) in gone.filter(|(_, vip)| announced(vip)) {
+            if plan.addresses.contains_key(&vip) {
+                continue;
+            }
+            let until = self.0.get(&vip).copied().unwrap_or(now + WITHDRAW_WITHIN);
+            if now < until {
+                plan.keep(before, vip);
+                kept.insert(vip, until);
+            }
+        }
+        self.0 = kept;
+    }
+
+    /// When to look again.
+    fn until(&self) -> Option<Instant> {
+        self.0.values().min().copied()
+    }
+}
+
 /// Gives the engine what is new. Answers whether there is something to apply.
 fn take<D: Driver>(
     index: &mut Index,
     engine: &mut Engine<D>,
     wiring: &Wiring,
+    leaving: &mut Leaving,
     seen: std::time::Instant,
 ) -> bool {
-    match index.news(&wiring.me) {
+    let news = match index.news(&wiring.me) {
+        // The speaker may have withdrawn what waits for it.
+        News::Nothing | News::Services(_) if leaving.until().is_some() => News::Everything,
+        news => news,
+    };
+    match news {
         News::Nothing => false,
-        News::Everything => index
-            .plan(&wiring.me, wiring.class)
-            .is_some_and(|plan| engine.offer(plan, seen)),
+        News::Everything => index.plan(&wiring.me, wiring.class).is_some_and(|mut plan| {
+            leaving.keep(&mut plan, engine.plan(), wiring.speaker.borrow().as_ref());
+            engine.offer(plan, seen)
+        }),
         News::Services(keys) => {
             let known = keys.iter().filter_map(|key| index.service(key));
             known.fold(false, |open, (service, slices)| {
@@ -191,6 +239,13 @@ fn tell<D: Driver>(engine: &Engine<D>, wiring: &Wiring) {
 async fn left(leaving: &mut watch::Receiver<bool>) {
     if leaving.wait_for(|leaving| *leaving).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,11 +6,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::model::TrafficPolicy::{Cluster as Anywhere, Local};
 use fairlead_node_agent::engine::Engine;
 use fairlead_node_agent::metrics::Metrics;
+use fairlead_node_agent::nft::build::build;
 use fairlead_node_agent::nft::driver::{Driver, Tables};
 use prometheus_client::registry::Registry;
 use support::objects::{Cluster, MARK, service};
@@ -329,6 +331,45 @@ fn affinity_keeps_a_client_at_one_endpoint() {
 }
 
 #[test]
+fn affinity_ends_with_its_time_and_with_the_endpoint() {
+    let cluster = |seconds, endpoints: &[&str]| {
+        let mut sticky = service("a", Anywhere, &[VIP], &["80/tcp"]);
+        sticky.affinity = Some(seconds);
+        Cluster::new().with(sticky, endpoints)
+    };
+    let all = [HERE, HERE_TOO, THERE];
+    let topology = with(&cluster(10_800, &all));
+    let pod = || topology.ask("client", &at_vip(80));
+    let first = pod();
+    // The endpoint that it got goes; the client must not be sent there any more, nor be remembered with it.
+    let of = |answer: &str| match answer.split(' ').next() {
+        Some("pod1a") => HERE,
+        Some("pod1b") => HERE_TOO,
+        _ => THERE,
+    };
+    let left: Vec<&str> = all
+        .into_iter()
+        .filter(|endpoint| *endpoint != of(&first))
+        .collect();
+    program(&topology, &cluster(10_800, &left));
+    let second = pod();
+    assert!(left.contains(&of(&second)), "{first}, then {second}");
+    program(&topology, &cluster(10_800, &all));
+    for _ in 0..15 {
+        assert_eq!(pod(), second);
+    }
+    // Each connection begins the time anew, and after it the client gets any endpoint again.
+    program(&topology, &cluster(1, &all));
+    let begin = Instant::now();
+    let mut answers = vec![pod()];
+    while answers.iter().all(|answer| *answer == answers[0]) {
+        assert!(begin.elapsed() < Duration::from_secs(40), "always {answers:?}");
+        std::thread::sleep(Duration::from_millis(1300));
+        answers.push(pod());
+    }
+}
+
+#[test]
 fn our_choice_comes_before_kube_proxys() {
     let topology = with(&Cluster::new().with(service("a", Local, &[VIP], &["80/tcp@30080"]), &[HERE]));
     // A stand-in for kube-proxy: it would send the same addresses, and one that is not ours, to pod2.
@@ -369,6 +410,21 @@ fn our_choice_comes_before_kube_proxys() {
     );
 }
 
+/// The chains and sets of a listing. The kernel keeps them in the order they came.
+fn blocks(listing: &str) -> Vec<String> {
+    let all = listing.trim_end().trim_end_matches('}').split("\n\n");
+    let mut blocks: Vec<String> = all
+        .map(|block| {
+            block
+                .trim_start_matches("table inet fairlead {")
+                .trim()
+                .to_owned()
+        })
+        .collect();
+    blocks.sort_unstable();
+    blocks
+}
+
 #[test]
 fn a_flushed_table_comes_back_and_cleanup_leaves_nothing() {
     let cluster = Cluster::new().with(service("a", Local, &[VIP], &["80/tcp"]), &[HERE]);
@@ -378,8 +434,12 @@ fn a_flushed_table_comes_back_and_cleanup_leaves_nothing() {
         let mut engine = Engine::new(Tables::open().unwrap(), MARK, metrics);
         engine.offer(cluster.plan(), Instant::now());
         engine.apply().await.unwrap();
-        let held = topology.nft(&["list", "ruleset"], "").unwrap();
-        assert!(held.contains("goto local4-1"), "{held}");
+        let listed = || blocks(&topology.nft(&["list", "ruleset"], "").unwrap());
+        let held = listed();
+        assert!(
+            held.iter().any(|block| block.contains("goto local4-1")),
+            "{held:?}"
+        );
         engine.check(Instant::now()).await;
         assert!(!engine.is_pending(), "an untouched table is intact");
         for damage in [
@@ -396,11 +456,7 @@ fn a_flushed_table_comes_back_and_cleanup_leaves_nothing() {
             engine.check(Instant::now()).await;
             assert!(engine.is_pending(), "{damage} goes unnoticed");
             engine.apply().await.unwrap();
-            assert_eq!(
-                topology.nft(&["list", "ruleset"], "").unwrap(),
-                held,
-                "after {damage}"
-            );
+            assert_eq!(listed(), held, "after {damage}");
         }
         // Another table of another owner is none of our business.
         topology.nft(&["-f", "-"], "add table inet other\n").unwrap();
@@ -449,15 +505,26 @@ fn restarts_and_changes_lose_no_connection_and_no_packet() {
             tries
         });
         let begin = Instant::now();
+        let fewer = Cluster::new().with(service("a", Local, &[VIP], &["80/tcp"]), &[HERE]);
         let mut replaced = 0;
         while begin.elapsed() < Duration::from_secs(3) {
-            program(&topology, &cluster); // what a restarted agent does first
+            // What a restarted agent does first; the number of endpoints has changed meanwhile.
+            program(&topology, if replaced % 2 == 0 { &fewer } else { &cluster });
             replaced += 1;
         }
+        // Everything anew, as after a table that cannot be read.
+        on_node1(&topology, async || {
+            let mut tables = Tables::open().unwrap();
+            let whole = Arc::new(build(&cluster.plan(), MARK));
+            while begin.elapsed() < Duration::from_secs(6) {
+                tables.replace(Arc::clone(&whole)).await.unwrap();
+                replaced += 1;
+            }
+        });
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         (asking.join().unwrap(), replaced)
     });
-    println!("{tries} connections while the table was replaced {replaced} times");
+    println!("{tries} connections while the table was changed {replaced} times");
     assert!(
         tries > 50 && replaced > 20,
         "{tries} connections, {replaced} replacements"

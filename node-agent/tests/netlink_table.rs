@@ -151,7 +151,7 @@ fn what_others_did_is_seen_and_repaired() {
             "delete element inet fairlead vips4 { 192.0.2.1 }",
             "add element inet fairlead filter4 { 192.0.2.9 . tcp . 80 : goto served }",
             "delete element inet fairlead pods4 { 10.1.0.0/16 }",
-            "add chain inet fairlead cluster4-tcp-77",
+            "add chain inet fairlead cluster4-77",
         ] {
             nft(&["-f", "-"], change);
             let differs = found(&mut kernel).ruleset(&wanted);

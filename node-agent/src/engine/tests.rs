@@ -58,6 +58,10 @@ impl Driver for Kernel {
         Ok(())
     }
 
+    async fn forget(&mut self, _: Lost) -> Result<(), DriverError> {
+        Ok(())
+    }
+
     async fn remove(&mut self) -> Result<(), DriverError> {
         self.0.lock().unwrap().table = None;
         Ok(())

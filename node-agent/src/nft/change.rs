@@ -1,13 +1,14 @@
 //! What has to change in the kernel: between two rulesets, or of single Services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use fairlead_core::delta::delta;
 use fairlead_core::forward::{Destination, Forwarding};
 use fairlead_core::model::{Family, ServiceKey};
 
 use super::build::{hairpin, hairpins, rules_of, service_part, target, with_standing};
+use super::netlink::affinity::Lost;
 use super::ruleset::{Chain, Choice, Elements, Key, Rule, Ruleset, Set, Value};
 
 /// An element of a set or map.
@@ -35,6 +36,27 @@ impl Changes {
         changes.chains(&old.chains, &new.chains);
         changes.elements(&old.elements, &new.elements);
         changes
+    }
+
+    /// Endpoints that destinations lose by it.
+    pub fn lost(&self) -> Lost {
+        let endpoints = |elements: &[Element]| -> BTreeSet<(Set, Destination, SocketAddr)> {
+            elements
+                .iter()
+                .filter_map(|((set, key), value)| match (key, value) {
+                    (Key::Numbered(destination, _), Value::Endpoint(endpoint)) => {
+                        Some((*set, *destination, *endpoint))
+                    }
+                    _ => None,
+                })
+                .collect()
+        };
+        let stay = endpoints(&self.add);
+        let gone = endpoints(&self.delete)
+            .into_iter()
+            .filter(|endpoint| !stay.contains(endpoint));
+        gone.map(|(_, destination, endpoint)| (destination, endpoint))
+            .collect()
     }
 
     /// Is there nothing to do?

@@ -7,6 +7,7 @@ use fairlead_core::model::Family;
 use thiserror::Error;
 
 use super::change::Changes;
+use super::netlink::affinity::Lost;
 use super::netlink::driver::{Kernel, Reading};
 use super::netlink::error::KernelError;
 use super::netlink::handover::{Handover, table};
@@ -21,6 +22,8 @@ pub trait Driver: Send {
     fn replace(&mut self, desired: Arc<Ruleset>) -> impl Future<Output = Result<(), DriverError>> + Send;
     /// Changes the table.
     fn update(&mut self, changes: Arc<Changes>) -> impl Future<Output = Result<(), DriverError>> + Send;
+    /// Has clients forgotten that were given endpoints which are gone.
+    fn forget(&mut self, lost: Lost) -> impl Future<Output = Result<(), DriverError>> + Send;
     /// Removes the table.
     fn remove(&mut self) -> impl Future<Output = Result<(), DriverError>> + Send;
 }
@@ -137,6 +140,10 @@ impl Driver for Tables {
 
     async fn update(&mut self, changes: Arc<Changes>) -> Result<(), DriverError> {
         self.ask(move |kernel| kernel.apply(&changes)).await.map(drop)
+    }
+
+    async fn forget(&mut self, lost: Lost) -> Result<(), DriverError> {
+        self.ask(move |kernel| kernel.forget(&lost)).await.map(drop)
     }
 
     async fn remove(&mut self) -> Result<(), DriverError> {

@@ -6,6 +6,7 @@
 //! tables are for. `encode` and `decode` translate our ruleset, with the pieces in `program`; `driver` keeps the main
 //! table with all that, `handover` has the small ones.
 
+pub mod affinity;
 pub mod attr;
 pub mod batch;
 pub mod decode;

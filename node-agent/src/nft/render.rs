@@ -94,7 +94,8 @@ fn declaration(set: Set) -> String {
     }
 }
 
-fn element(key: &Key, value: &Value) -> String {
+/// An element as it is written in a list.
+pub fn element(key: &Key, value: &Value) -> String {
     let key = match key {
         Key::Address(address) => address.to_string(),
         Key::Range(range) => range.to_string(),
@@ -111,6 +112,11 @@ fn element(key: &Key, value: &Value) -> String {
         Value::Address(address) => format!("{key} : {address}"),
         Value::Endpoint(endpoint) => format!("{key} : {} . {}", endpoint.ip(), endpoint.port()),
     }
+}
+
+/// A rule as it is written in a chain.
+pub fn rule(rule: &Rule) -> String {
+    Text(rule).to_string()
 }
 
 /// `ip` or `ip6`.

@@ -10,6 +10,7 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::nft::change::{Changes, Held};
 use crate::nft::driver::DriverError;
+use crate::nft::netlink::affinity::Lost;
 use crate::nft::ruleset::Ruleset;
 use crate::surroundings::Surroundings;
 
@@ -52,6 +53,10 @@ impl Driver for Kernel {
         held.apply(Changes::clone(&changes));
         *table = Some(held.ruleset().clone());
         self.log("update")
+    }
+
+    async fn forget(&mut self, _: Lost) -> Result<(), DriverError> {
+        Ok(())
     }
 
     async fn remove(&mut self) -> Result<(), DriverError> {
@@ -181,6 +186,49 @@ async fn a_change_ages_while_the_kernel_is_slow() {
         .wait_for(|report| report.plan == 2 && age(report).is_none())
         .await
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_is_served_until_the_speaker_has_withdrawn_it() {
+    for withdraws in [true, false] {
+        let mut world = world();
+        let vip: IpAddr = "192.0.2.1".parse().unwrap();
+        world.index.with(|index| {
+            let pool = RawPool {
+                name: "p".into(),
+                addresses: vec!["192.0.2.0/24".into()],
+                ..RawPool::default()
+            };
+            index.pools.reset(BTreeMap::from([("p".to_owned(), pool)]));
+            let services = BTreeMap::from([("default/a".to_owned(), service(vip))]);
+            index.services.reset(services);
+            index.slices.reset(BTreeMap::new());
+            index.nodes.reset(BTreeMap::new());
+        });
+        let announcing = |announcing: &[IpAddr]| SpeakerReport {
+            announcing: announcing.iter().copied().collect(),
+            ..SpeakerReport::default()
+        };
+        world.speaker.send_replace(Some(announcing(&[vip])));
+        world.index.touch();
+        let serves = |report: &AgentReport| report.addresses.contains_key(&vip);
+        world.report.wait_for(serves).await.unwrap();
+        world.index.with(|index| index.services.delete("default/a"));
+        world.index.touch();
+        sleep(Duration::from_secs(4)).await;
+        assert!(serves(&world.report.borrow()), "still announced");
+        if withdraws {
+            world.speaker.send_replace(Some(announcing(&[])));
+        }
+        let begin = Instant::now();
+        world.report.wait_for(|report| !serves(report)).await.unwrap();
+        let limit = if withdraws { 100 } else { 2_000 };
+        assert!(
+            begin.elapsed() < Duration::from_millis(limit),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
 }
 
 fn service(vip: IpAddr) -> Service {

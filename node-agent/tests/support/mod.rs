@@ -3,6 +3,7 @@
 // Each test program uses another part of it.
 #![allow(dead_code, reason = "each test program uses another part")]
 
+pub mod cases;
 #[cfg(feature = "netns")]
 pub mod kernel;
 pub mod objects;

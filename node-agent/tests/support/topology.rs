@@ -160,6 +160,47 @@ impl Topology {
         });
     }
 
+    /// Gives everybody IPv6 addresses, and node2 and its pod routes to all VIPs. node1 refuses as often as it is asked.
+    pub fn all_around(&self) {
+        self.dual_stack();
+        let ip6 = |name: &str, arguments: &[&str]| {
+            run(&[&["ip", "-6", "-n", &self.ns(name)], arguments].concat());
+        };
+        for (name, address, device) in [
+            ("node1", "fd00:1::1/128", "pod1b"),
+            ("pod1b", "fd00:1::3/128", "eth0"),
+            ("node2", "fd00:30::12/64", "eth0"),
+            ("node2", "fd00:2::1/128", "pod2"),
+            ("pod2", "fd00:2::2/128", "eth0"),
+        ] {
+            ip6(name, &["address", "add", address, "dev", device, "nodad"]);
+        }
+        for (name, route) in [
+            ("node1", &["fd00:1::3/128", "dev", "pod1b"][..]),
+            ("node1", &["fd00:2::/64", "via", "fd00:30::12"]),
+            ("pod1b", &["fd00:1::1", "dev", "eth0"]),
+            ("pod1b", &["default", "via", "fd00:1::1"]),
+            ("node2", &["fd00:2::2/128", "dev", "pod2"]),
+            ("pod2", &["fd00:2::1", "dev", "eth0"]),
+            ("pod2", &["default", "via", "fd00:2::1"]),
+        ] {
+            ip6(name, &[&["route", "add"], route].concat());
+        }
+        for destination in ["fd00:1::/64", "fd00:c::/64", "2001:db8::/64"] {
+            ip6("node2", &["route", "add", destination, "via", "fd00:30::11"]);
+        }
+        self.route("node2", &["192.0.2.0/24", "via", NODE1]);
+        self.within("node2", || {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        });
+        // Types of messages whose number is limited: all but "unreachable".
+        self.within("node1", || {
+            for (path, types) in [("ipv4/icmp_ratemask", "0"), ("ipv6/icmp/ratemask", "3-127")] {
+                std::fs::write(format!("/proc/sys/net/{path}"), types).unwrap();
+            }
+        });
+    }
+
     /// Runs `f` on a thread of its own inside a namespace.
     pub fn within<R: Send>(&self, name: &str, f: impl FnOnce() -> R + Send) -> R {
         within(&format!("/run/netns/{}", self.ns(name)), f)
@@ -212,7 +253,7 @@ impl Topology {
                 udp.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
                 ready.send(()).unwrap();
                 while !stop.load(Ordering::Relaxed) {
-                    if let Ok((stream, peer)) = tcp.accept() {
+                    while let Ok((stream, peer)) = tcp.accept() {
                         let greeting = format!("{name} {}\n", peer.ip().to_canonical());
                         std::thread::spawn(move || echo(stream, &greeting));
                     }

@@ -203,7 +203,7 @@ pub(super) fn whole_address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Reads fields, each padded to four bytes.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
@@ -212,21 +212,21 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    fn address(&mut self, family: Family) -> Option<IpAddr> {
+    pub(super) fn address(&mut self, family: Family) -> Option<IpAddr> {
         Some(match family {
             Family::V4 => Ipv4Addr::from(<[u8; 4]>::try_from(self.take(4)?).ok()?).into(),
             Family::V6 => Ipv6Addr::from(<[u8; 16]>::try_from(self.take(16)?).ok()?).into(),
         })
     }
 
-    fn port(&mut self) -> Option<u16> {
+    pub(super) fn port(&mut self) -> Option<u16> {
         let [high, low, 0, 0] = self.take(4)? else {
             return None;
         };
         Some(u16::from_be_bytes([*high, *low]))
     }
 
-    fn destination(&mut self, family: Family) -> Option<Destination> {
+    pub(super) fn destination(&mut self, family: Family) -> Option<Destination> {
         let address = self.address(family)?;
         let [found, 0, 0, 0] = self.take(4)? else {
             return None;

@@ -1,7 +1,7 @@
 //! Our table in the kernel: replaced, changed, read, removed. Every method blocks for as long as the kernel works; none
 //! waits for anything else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_core::model::Family;
 
@@ -29,7 +29,7 @@ const TRIES: usize = 20;
 /// The kernel's tables, by one socket.
 #[derive(Debug)]
 pub struct Kernel {
-    socket: NetlinkSocket,
+    pub(super) socket: NetlinkSocket,
 }
 
 /// What was found where our table should be.
@@ -99,12 +99,49 @@ impl Kernel {
 
     /// Replaces the whole table, whatever it held. Answers with the new generation.
     ///
+    /// Base chains that are as ours stay, emptied and filled again: a hook that is taken out and put in again would let
+    /// packets pass between.
+    ///
     /// # Errors
     /// What the kernel says; the table is as before.
     pub fn replace(&mut self, ruleset: &Ruleset) -> Result<u32, KernelError> {
-        let mut batch = Batch::new(None);
-        replace(&mut batch, ruleset);
-        self.commit(&mut batch)
+        for _ in 0..TRIES {
+            let generation = self.socket.generation()?;
+            let mut batch = Batch::new(Some(generation));
+            let kept = self.empty(&mut batch)?;
+            fill(&mut batch, ruleset, &kept);
+            match self.commit(&mut batch) {
+                Err(KernelError::Changed) => {}
+                done => return done,
+            }
+        }
+        Err(KernelError::Changed)
+    }
+
+    /// Takes everything out of the table but the base chains that are as ours, and tells which.
+    fn empty(&mut self, batch: &mut Batch) -> Result<BTreeSet<Chain>, KernelError> {
+        let mut kept = BTreeSet::new();
+        if self.socket.table_flags(INET)? != Some(0) {
+            remove(batch);
+            return Ok(kept);
+        }
+        let chains = self.socket.chains(INET)?;
+        for chain in &chains {
+            batch.flush_chain(INET, &chain.name);
+        }
+        // Rules refer to sets, and elements of sets to chains.
+        for set in self.socket.sets(INET)?.iter().filter(|set| !set.is_anonymous()) {
+            batch.delete_set(INET, &set.name);
+        }
+        for chain in &chains {
+            match recognise(chain) {
+                Some(ours) if chain.base.is_some() => {
+                    kept.insert(ours);
+                }
+                _ => batch.delete_chain(INET, &chain.name),
+            }
+        }
+        Ok(kept)
     }
 
     /// Changes the table. Answers with the new generation. An element that is to be added and there already, or to be
@@ -208,7 +245,7 @@ impl Kernel {
         Ok(self.socket.table_flags(table)?.is_some())
     }
 
-    fn commit(&mut self, batch: &mut Batch) -> Result<u32, KernelError> {
+    pub(super) fn commit(&mut self, batch: &mut Batch) -> Result<u32, KernelError> {
         if !batch.is_empty() {
             self.socket.commit(batch).map_err(in_our_words)?;
         }
@@ -283,15 +320,20 @@ fn recognise(found: &ChainFound) -> Option<Chain> {
     found.is(encode::base_chain(&chain)).then_some(chain)
 }
 
-/// Messages that replace the whole table. Rules come before elements: to bind a map to a rule, the kernel walks through
-/// all that is in it.
+/// Messages that replace the whole table.
 pub fn replace(batch: &mut Batch, ruleset: &Ruleset) {
     remove(batch);
+    fill(batch, ruleset, &BTreeSet::new());
+}
+
+/// Messages that fill an empty table, in which some chains stand already. Rules come before elements: to bind a map to a
+/// rule, the kernel walks through all that is in it.
+fn fill(batch: &mut Batch, ruleset: &Ruleset, kept: &BTreeSet<Chain>) {
     batch.add_table(INET);
     for set in Set::all() {
         batch.add_set(INET, &encode::set_spec(set));
     }
-    for chain in ruleset.chains.keys() {
+    for chain in ruleset.chains.keys().filter(|chain| !kept.contains(chain)) {
         add_chain(batch, chain);
     }
     for (chain, rules) in &ruleset.chains {

@@ -96,7 +96,7 @@ impl Type {
     pub(crate) const fn number(self) -> u32 {
         match self {
             Self::Integer => 4,
-            Self::Name => 5,
+            Self::Name => 41,
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
             Self::Ether => 9,
