@@ -204,6 +204,7 @@ async fn an_address_is_served_until_the_speaker_has_withdrawn_it() {
             index.services.reset(services);
             index.slices.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::new());
+            index.surroundings = Some(Surroundings::default());
         });
         let announcing = |announcing: &[IpAddr]| SpeakerReport {
             announcing: announcing.iter().copied().collect(),
