@@ -31,14 +31,12 @@ pub struct Index {
     pub surroundings: Option<Surroundings>,
     /// What is asked for, that the surroundings matter for.
     wishes: Wishes,
-    /// The surroundings changed in a way that matters.
-    moved: bool,
     /// The Service of each slice.
     of_slices: BTreeMap<String, ServiceKey>,
     /// The slices of each Service.
     of_services: BTreeMap<ServiceKey, BTreeSet<String>>,
-    /// A whole plan has been made.
-    planned: bool,
+    /// More than endpoints changed since the last whole plan.
+    stale: bool,
 }
 
 /// What has to be planned anew.
@@ -61,10 +59,9 @@ impl Default for Index {
             pools: Table::tracked("AddressPool"),
             surroundings: None,
             wishes: Wishes::default(),
-            moved: false,
             of_slices: BTreeMap::new(),
             of_services: BTreeMap::new(),
-            planned: false,
+            stale: true,
         }
     }
 }
@@ -78,8 +75,14 @@ impl Index {
         }
     }
 
-    /// What changed since the last call.
-    pub fn news(&mut self, me: &NodeName) -> News {
+    /// Does a whole plan have to be made?
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// What changed since the last call. Unless a `whole` plan may be made, only endpoints are told, and the rest stays
+    /// to be told.
+    pub fn news(&mut self, me: &NodeName, whole: bool) -> News {
         let mut services = BTreeSet::new();
         for key in self.slices.changes() {
             let now = self.slices.get(&key).map(|slice| slice.service.clone());
@@ -101,14 +104,14 @@ impl Index {
                 services.insert(now);
             }
         }
-        let others = std::mem::take(&mut self.moved)
-            | !self.services.changes().is_empty()
+        self.stale |= !self.services.changes().is_empty()
             | !self.pools.changes().is_empty()
             | self.nodes.changes().contains(me.as_str());
         if !self.listed() {
             return News::Nothing;
         }
-        if !std::mem::replace(&mut self.planned, true) || others {
+        if self.stale && whole {
+            self.stale = false;
             News::Everything
         } else if services.is_empty() {
             News::Nothing
@@ -149,7 +152,7 @@ impl Index {
         let before = self.surroundings.is_some().then(|| self.local(me));
         self.surroundings = Some(now);
         let changed = before.as_ref() != Some(&self.local(me));
-        self.moved |= changed;
+        self.stale |= changed;
         changed
     }
 
@@ -225,21 +228,21 @@ mod tests {
         index.pools.reset(BTreeMap::new());
         let node = fairlead_core::testing::node("n1", "192.0.2.11");
         index.nodes.reset(BTreeMap::from([("n1".to_owned(), node)]));
-        assert_eq!(index.news(&me), News::Nothing);
+        assert_eq!(index.news(&me, true), News::Nothing);
         let mut seen = Surroundings {
             links: vec![link(2, "eth0", None)],
             routes: vec![],
         };
         assert!(index.see(&me, seen.clone()));
-        assert_eq!(index.news(&me), News::Everything);
+        assert_eq!(index.news(&me, true), News::Everything);
         seen.links.push(link(3, "cali1", Some("veth")));
         assert!(!index.see(&me, seen.clone()));
-        assert_eq!(index.news(&me), News::Nothing);
+        assert_eq!(index.news(&me, true), News::Nothing);
         seen.links.push(link(4, "eth1", None));
         assert!(index.see(&me, seen.clone()));
         assert!(!index.see(&me, seen));
-        assert_eq!(index.news(&me), News::Everything);
-        assert_eq!(index.news(&me), News::Nothing);
+        assert_eq!(index.news(&me, true), News::Everything);
+        assert_eq!(index.news(&me, true), News::Nothing);
     }
 
     #[test]

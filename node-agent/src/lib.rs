@@ -16,3 +16,4 @@ pub mod nft;
 pub mod preflight;
 pub mod run;
 pub mod surroundings;
+pub mod trace_command;

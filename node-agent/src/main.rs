@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use fairlead_core::forward::node_ports::NodePortAddresses;
 use fairlead_core::forward::pods::PodSources;
 use fairlead_core::model::NodeName;
@@ -19,6 +19,7 @@ use fairlead_node_agent::nft::netlink::watch::{Heard, Watch};
 use fairlead_node_agent::preflight;
 use fairlead_node_agent::run::{Wiring, run};
 use fairlead_node_agent::surroundings::{self, Wishes};
+use fairlead_node_agent::trace_command::{self, TraceArgs};
 use fairlead_runtime::link::{self, AgentReport};
 use fairlead_runtime::watch::Shared;
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, follow_leaving, serve_http, shutdown};
@@ -34,7 +35,7 @@ const TAKEN: u32 = 0x4000 | 0x8000;
 
 /// Programs the kernel of this node: VIP:port and node:nodePort to the right endpoints.
 #[derive(Parser, Debug)]
-#[command(version, about, max_term_width = 120)]
+#[command(version, about, max_term_width = 120, subcommand_negates_reqs = true)]
 struct Args {
     #[command(flatten)]
     common: CommonArgs,
@@ -94,6 +95,16 @@ struct Args {
     /// Remove our tables (inet fairlead, ip fairlead, ip6 fairlead) from this node's kernel, and end
     #[arg(long)]
     cleanup: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What else the program does.
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Explain what this node does with the first packet of a flow; exit code 0 if it is forwarded, 1 if not
+    Trace(TraceArgs),
 }
 
 /// Does kube-proxy run on this node?
@@ -123,6 +134,9 @@ fn parse_mark(text: &str) -> Result<u32, String> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if let Some(Command::Trace(packet)) = &args.command {
+        std::process::exit(trace_command::run(packet));
+    }
     fairlead_runtime::init(&args.common);
     let mut tables = Tables::open().context("not allowed to change nftables, or the kernel has none")?;
     if args.cleanup {

@@ -131,14 +131,18 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
             index.slices.reset(BTreeMap::new());
             index.pools.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::from([node]));
-            assert_eq!(index.news(&me), News::Nothing, "nothing is known of the node yet");
+            assert_eq!(
+                index.news(&me, true),
+                News::Nothing,
+                "nothing is known of the node yet"
+            );
         });
         let following = tokio::spawn({
             let (index, me) = (index.clone(), me.clone());
             async move { follow(&index, &me).await }
         });
         until(&index, "listed", |index| index.surroundings.is_some()).await;
-        assert_eq!(index.with(|index| index.news(&me)), News::Everything);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Everything);
 
         let ip = |arguments: &str| {
             let arguments: Vec<&str> = std::iter::once("ip").chain(arguments.split(' ')).collect();
@@ -155,14 +159,14 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
         ip("link add cali1 type veth peer name cali1p");
         ip("link set cali1 up");
         until(&index, "aware of cali1", has("cali1")).await;
-        assert_eq!(index.with(|index| index.news(&me)), News::Nothing);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Nothing);
         assert!(!woken.has_changed().unwrap(), "nobody is woken for a pod's link");
 
         // A bridge leads to pods, until a default route leads by it.
         ip("link add br1 type bridge");
         ip("link set br1 up");
         until(&index, "aware of br1", has("br1")).await;
-        assert_eq!(index.with(|index| index.news(&me)), News::Nothing);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Nothing);
         ip("route add default dev br1 metric 500");
         until(&index, "aware of the route", |index| {
             let words = "interfaces other than br1, c0, lo, n0";
@@ -170,7 +174,7 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
         })
         .await;
         assert!(woken.has_changed().unwrap());
-        assert_eq!(index.with(|index| index.news(&me)), News::Everything);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Everything);
 
         // What kube-proxy keeps for IPVS serves no node ports, what else there is does.
         ip("link add kube-ipvs0 type bridge");
@@ -182,7 +186,7 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
             texts.join(" ") == "10.77.0.1 172.30.0.11 fd00:30::11"
         };
         until(&index, "serving at br1", served).await;
-        assert_eq!(index.with(|index| index.news(&me)), News::Everything);
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Everything);
         following.abort();
     });
 }
