@@ -31,8 +31,6 @@ pub struct Index {
     pub surroundings: Option<Surroundings>,
     /// What is asked for, that the surroundings matter for.
     wishes: Wishes,
-    /// The surroundings changed in a way that matters.
-    moved: bool,
     /// The Service of each slice.
     of_slices: BTreeMap<String, ServiceKey>,
     /// The slices of each Service.
@@ -61,7 +59,6 @@ impl Default for Index {
             pools: Table::tracked("AddressPool"),
             surroundings: None,
             wishes: Wishes::default(),
-            moved: false,
             of_slices: BTreeMap::new(),
             of_services: BTreeMap::new(),
             stale: true,
@@ -107,8 +104,7 @@ impl Index {
                 services.insert(now);
             }
         }
-        self.stale |= std::mem::take(&mut self.moved)
-            | !self.services.changes().is_empty()
+        self.stale |= !self.services.changes().is_empty()
             | !self.pools.changes().is_empty()
             | self.nodes.changes().contains(me.as_str());
         if !self.listed() {
@@ -156,7 +152,7 @@ impl Index {
         let before = self.surroundings.is_some().then(|| self.local(me));
         self.surroundings = Some(now);
         let changed = before.as_ref() != Some(&self.local(me));
-        self.moved |= changed;
+        self.stale |= changed;
         changed
     }
 

@@ -162,23 +162,30 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
         assert_eq!(index.with(|index| index.news(&me, true)), News::Nothing);
         assert!(!woken.has_changed().unwrap(), "nobody is woken for a pod's link");
 
-        ip("link add tunnel1 type dummy");
-        until(&index, "aware of tunnel1", has("tunnel1")).await;
+        // A bridge leads to pods, until a default route leads by it.
+        ip("link add br1 type bridge");
+        ip("link set br1 up");
+        until(&index, "aware of br1", has("br1")).await;
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Nothing);
+        ip("route add default dev br1 metric 500");
+        until(&index, "aware of the route", |index| {
+            let words = "interfaces other than br1, c0, lo, n0";
+            index.local(&NodeName::from("node1")).pods.to_string() == words
+        })
+        .await;
         assert!(woken.has_changed().unwrap());
-        let news = index.with(|index| (index.news(&me, true), index.local(&me).pods.to_string()));
-        let words = "interfaces other than c0, lo, n0, tunnel1".to_owned();
-        assert_eq!(news, (News::Everything, words));
+        assert_eq!(index.with(|index| index.news(&me, true)), News::Everything);
 
         // What kube-proxy keeps for IPVS serves no node ports, what else there is does.
-        ip("link add kube-ipvs0 type dummy");
+        ip("link add kube-ipvs0 type bridge");
         ip("address add 10.77.0.2/32 dev kube-ipvs0");
-        ip("address add 10.77.0.1/32 dev tunnel1");
+        ip("address add 10.77.0.1/32 dev br1");
         let served = |index: &Index| {
             let addresses = index.local(&NodeName::from("node1")).node_ports;
             let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             texts.join(" ") == "10.77.0.1 172.30.0.11 fd00:30::11"
         };
-        until(&index, "serving at tunnel1", served).await;
+        until(&index, "serving at br1", served).await;
         assert_eq!(index.with(|index| index.news(&me, true)), News::Everything);
         following.abort();
     });
