@@ -35,6 +35,9 @@ lacks "the finalizer by default" FAIRLEAD_SERVICE_FINALIZER
 has "the finalizer" FAIRLEAD_SERVICE_FINALIZER --set finalizer=cloud
 has "a service proxy by default" '- --kube-proxy=present'
 has "no kube-proxy" '- --kube-proxy=absent' --set kubeProxy=absent --set apiServer.host=192.0.2.1 --set apiServer.port=6443
+has "how pods are told" 'value: "interfacePrefixes=cali,lxc"' --set 'nodeAgent.podSources=interfacePrefixes=cali\,lxc'
+has "where node ports are served" 'value: "10.0.0.0/8,fd00::/8"' --set 'nodeAgent.nodePortAddresses={10.0.0.0/8,fd00::/8}'
+has "node ports at the primary addresses" 'value: "primary"' --set 'nodeAgent.nodePortAddresses={primary}'
 # The three programs and the uninstall hook.
 told=$(render --set compatibility.metallb=true | grep -A1 FAIRLEAD_METALLB_ANNOTATIONS | grep -c 'value: "true"')
 [ "$told" = 4 ] || { echo "chart: compatibility.metallb reaches $told programs of 4" >&2; exit 1; }
@@ -57,6 +60,8 @@ refuses "a port that is none" --kube-version 1.33.0 --set speaker.port=70000
 refuses "an API server's host without a port" --kube-version 1.33.0 --set apiServer.host=192.0.2.1
 refuses "no kube-proxy without the API server's address" --kube-version 1.33.0 --set kubeProxy=absent
 refuses "a guess at kube-proxy" --kube-version 1.33.0 --set kubeProxy=auto
+refuses "a guess at pods" --kube-version 1.33.0 --set nodeAgent.podSources=cali
+refuses "an address instead of a range" --kube-version 1.33.0 --set 'nodeAgent.nodePortAddresses={192.0.2.1}'
 refuses "a lease that ends before its leader has stopped" --kube-version 1.33.0 --set controller.leaderElection.renewDeadlineSeconds=15
 refuses "a renew deadline without a second attempt" --kube-version 1.33.0 --set controller.leaderElection.retryPeriodSeconds=9
 refuses "an unknown finalizer" --kube-version 1.33.0 --set finalizer=own

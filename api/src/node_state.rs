@@ -187,4 +187,8 @@ pub struct DataPathState {
     /// The installation is being removed and no rule of ours is left on this node.
     #[serde(default)]
     pub clean: bool,
+    /// Which sources count as pods of this node, in words. Under externalTrafficPolicy Local they reach every endpoint,
+    /// others only those on this node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod_sources: String,
 }

@@ -1,12 +1,13 @@
 //! Brings plans into the kernel: numbers them, writes differences, and knows what is applied and what is not. It does not
 //! wait and does not read a clock; `run` does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::endpoints::Here;
+use fairlead_core::forward::pods::Pods;
 use fairlead_core::forward::{Destination, Forwarding};
 use fairlead_core::model::{Service, ServiceKey, Slice};
 use fairlead_runtime::link::{AddressReport, AgentReport, LocalEndpoints};
@@ -24,6 +25,9 @@ use crate::nft::ruleset::{Chain, Key, Ruleset, Set};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause after a failure: shorter than the 10 s after which a speaker withdraws.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A table with more elements leaves much free memory behind when it was made out.
+const LARGE: usize = 20_000;
 
 /// What of the plan may not be in the kernel.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ struct Applied {
     number: u64,
     addresses: BTreeSet<IpAddr>,
     local_ready: LocalEndpoints,
+    pods: Pods,
 }
 
 /// What has to be written.
@@ -164,6 +169,11 @@ impl<D: Driver> Engine<D> {
         self.pending.is_some()
     }
 
+    /// Is the table known, so that it need not be read before it is changed?
+    pub fn is_trusting(&self) -> bool {
+        self.distrust.is_none()
+    }
+
     /// Tries to apply what is pending. On failure it stays pending, and the answer is how long to wait before the next
     /// try.
     ///
@@ -188,6 +198,14 @@ impl<D: Driver> Engine<D> {
                 }
                 self.metrics.applied(way, took, self.number);
                 self.remember(way, took);
+                if way == Way::Full
+                    && self
+                        .held
+                        .as_ref()
+                        .is_some_and(|held| held.ruleset().elements.len() > LARGE)
+                {
+                    fairlead_runtime::memory::trim();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -219,6 +237,10 @@ impl<D: Driver> Engine<D> {
             debug!(plan = self.number, ?took, "endpoints programmed");
         }
         applied.local_ready.clone_from(&plan.local_ready);
+        if applied.pods != plan.pods {
+            info!(sources = %plan.pods, "what counts as a pod of this node");
+            applied.pods.clone_from(&plan.pods);
+        }
     }
 
     /// By difference if the table is known. If that fails, by the difference from what is read; if that fails too, the
@@ -231,14 +253,7 @@ impl<D: Driver> Engine<D> {
             }
         }
         let cause = self.distrust.unwrap_or(Cause::Failure);
-        let known = self
-            .plan
-            .as_ref()
-            .map(|plan| build(plan, self.mark))
-            .unwrap_or_default();
-        self.held = self.driver.read(&known).await?.map(Held::new);
-        drop(known);
-        self.open(Open::Everything, Instant::now());
+        self.read().await?;
         let mut done = self.write().await;
         if let (Err(error), true) = (&done, self.held.is_some()) {
             self.doubt(error);
@@ -253,6 +268,21 @@ impl<D: Driver> Engine<D> {
             self.metrics.failed(Way::Full);
         }
         done
+    }
+
+    /// Reads the table, takes over what is there, and makes out what differs.
+    async fn read(&mut self) -> Result<(), DriverError> {
+        let empty = Forwarding::default();
+        let whole = build(self.plan.as_ref().unwrap_or(&empty), self.mark);
+        let found = self.driver.read(&whole).await?;
+        let write = match &found {
+            Some(found) => Write::Changes(Changes::between(found, &whole), Some(whole)),
+            None => Write::Replace(whole),
+        };
+        self.held = found.map(Held::new);
+        self.open(Open::Everything, Instant::now());
+        self.put(Way::Full, write);
+        Ok(())
     }
 
     fn doubt(&mut self, error: &DriverError) {
@@ -308,23 +338,30 @@ impl<D: Driver> Engine<D> {
 
     /// Makes out what has to be written for what is pending, and which VIPs that concerns.
     pub fn prepare(&mut self) {
-        let Some(pending) = &mut self.pending else { return };
+        let Some(pending) = &self.pending else { return };
         if pending.prepared.is_some() {
             return;
         }
         let empty = Forwarding::default();
         let plan = self.plan.as_ref().unwrap_or(&empty);
         let (way, write) = match (&self.held, &pending.open) {
-            (Some(held), Open::Services(services)) => (
-                Way::Partial,
-                Write::Changes(held.changes(plan, services, self.mark), None),
-            ),
+            (Some(held), Open::Services(services)) => {
+                let changes = held.changes(plan, services, self.mark);
+                (Way::Partial, Write::Changes(changes, None))
+            }
             (Some(held), Open::Everything) => {
                 let whole = build(plan, self.mark);
                 let changes = Changes::between(held.ruleset(), &whole);
                 (Way::Full, Write::Changes(changes, Some(whole)))
             }
             (None, _) => (Way::Full, Write::Replace(build(plan, self.mark))),
+        };
+        self.put(way, write);
+    }
+
+    fn put(&mut self, way: Way, write: Write) {
+        let (Some(pending), Some(plan)) = (&mut self.pending, &self.plan) else {
+            return;
         };
         pending.touched = match &write {
             Write::Changes(changes, _) => touched(changes, plan),
@@ -390,7 +427,7 @@ impl<D: Driver> Engine<D> {
             return AgentReport {
                 plan: 0,
                 clean: self.clean,
-                addresses: BTreeMap::new(),
+                ..AgentReport::default()
             };
         };
         let unapplied = |vip: &IpAddr| {
@@ -406,6 +443,7 @@ impl<D: Driver> Engine<D> {
             plan: applied.number,
             clean: false,
             addresses: applied.addresses.iter().map(|vip| (*vip, report(vip))).collect(),
+            pod_sources: applied.pods.to_string(),
         }
     }
 }

@@ -14,6 +14,8 @@ use k8s_openapi::api::core::v1 as core_v1;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
+use crate::surroundings::{Surroundings, Wishes};
+
 /// The objects that the node agent follows.
 #[derive(Debug)]
 pub struct Index {
@@ -25,12 +27,16 @@ pub struct Index {
     pub nodes: Table<Node>,
     /// All AddressPools.
     pub pools: Table<RawPool>,
+    /// What the node is by itself; `None` until it has been read once.
+    pub surroundings: Option<Surroundings>,
+    /// What is asked for, that the surroundings matter for.
+    wishes: Wishes,
     /// The Service of each slice.
     of_slices: BTreeMap<String, ServiceKey>,
     /// The slices of each Service.
     of_services: BTreeMap<ServiceKey, BTreeSet<String>>,
-    /// A whole plan has been made.
-    planned: bool,
+    /// More than endpoints changed since the last whole plan.
+    stale: bool,
 }
 
 /// What has to be planned anew.
@@ -51,16 +57,32 @@ impl Default for Index {
             slices: Table::tracked("EndpointSlice"),
             nodes: Table::tracked("Node"),
             pools: Table::tracked("AddressPool"),
+            surroundings: None,
+            wishes: Wishes::default(),
             of_slices: BTreeMap::new(),
             of_services: BTreeMap::new(),
-            planned: false,
+            stale: true,
         }
     }
 }
 
 impl Index {
-    /// What changed since the last call.
-    pub fn news(&mut self, me: &NodeName) -> News {
+    /// One in which nothing has been listed.
+    pub fn new(wishes: Wishes) -> Self {
+        Self {
+            wishes,
+            ..Self::default()
+        }
+    }
+
+    /// Does a whole plan have to be made?
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// What changed since the last call. Unless a `whole` plan may be made, only endpoints are told, and the rest stays
+    /// to be told.
+    pub fn news(&mut self, me: &NodeName, whole: bool) -> News {
         let mut services = BTreeSet::new();
         for key in self.slices.changes() {
             let now = self.slices.get(&key).map(|slice| slice.service.clone());
@@ -82,13 +104,14 @@ impl Index {
                 services.insert(now);
             }
         }
-        let others = !self.services.changes().is_empty()
+        self.stale |= !self.services.changes().is_empty()
             | !self.pools.changes().is_empty()
             | self.nodes.changes().contains(me.as_str());
         if !self.listed() {
             return News::Nothing;
         }
-        if others || !std::mem::replace(&mut self.planned, true) {
+        if self.stale && whole {
+            self.stale = false;
             News::Everything
         } else if services.is_empty() {
             News::Nothing
@@ -112,13 +135,33 @@ impl Index {
         }
     }
 
-    /// What the node says about itself.
-    fn local(&self, me: &NodeName) -> Local {
-        Local::of(self.nodes.get(me.as_str()))
+    /// What is particular to the node.
+    pub fn local(&self, me: &NodeName) -> Local {
+        let node = self.nodes.get(me.as_str());
+        match &self.surroundings {
+            Some(seen) => seen.local(&self.wishes, node),
+            None => Local::of(node),
+        }
+    }
+
+    /// Takes in what the node is by itself. Answers whether that makes a difference.
+    pub fn see(&mut self, me: &NodeName, now: Surroundings) -> bool {
+        if self.surroundings.as_ref() == Some(&now) {
+            return false;
+        }
+        let before = self.surroundings.is_some().then(|| self.local(me));
+        self.surroundings = Some(now);
+        let changed = before.as_ref() != Some(&self.local(me));
+        self.stale |= changed;
+        changed
     }
 
     fn listed(&self) -> bool {
-        self.services.listed() && self.slices.listed() && self.nodes.listed() && self.pools.listed()
+        self.services.listed()
+            && self.slices.listed()
+            && self.nodes.listed()
+            && self.pools.listed()
+            && self.surroundings.is_some()
     }
 
     /// The plan for node `me`; `None` until every kind has been listed once, so that a restart never takes away what
@@ -165,6 +208,42 @@ pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fairlead_core::forward::pods::Link;
+
+    fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            ..Link::default()
+        }
+    }
+
+    #[test]
+    fn links_of_pods_cause_no_plan() {
+        let me = NodeName::from("n1");
+        let mut index = Index::default();
+        index.services.reset(BTreeMap::new());
+        index.slices.reset(BTreeMap::new());
+        index.pools.reset(BTreeMap::new());
+        let node = fairlead_core::testing::node("n1", "192.0.2.11");
+        index.nodes.reset(BTreeMap::from([("n1".to_owned(), node)]));
+        assert_eq!(index.news(&me, true), News::Nothing);
+        let mut seen = Surroundings {
+            links: vec![link(2, "eth0", None)],
+            routes: vec![],
+        };
+        assert!(index.see(&me, seen.clone()));
+        assert_eq!(index.news(&me, true), News::Everything);
+        seen.links.push(link(3, "cali1", Some("veth")));
+        assert!(!index.see(&me, seen.clone()));
+        assert_eq!(index.news(&me, true), News::Nothing);
+        seen.links.push(link(4, "eth1", None));
+        assert!(index.see(&me, seen.clone()));
+        assert!(!index.see(&me, seen));
+        assert_eq!(index.news(&me, true), News::Everything);
+        assert_eq!(index.news(&me, true), News::Nothing);
+    }
 
     #[test]
     fn nothing_is_planned_before_every_kind_has_been_listed() {
@@ -180,6 +259,8 @@ mod tests {
         index.nodes.reset(BTreeMap::new());
         assert_eq!(index.plan(&me, class), None);
         index.pools.reset(BTreeMap::new());
+        assert_eq!(index.plan(&me, class), None);
+        assert!(index.see(&me, Surroundings::default()));
         assert_eq!(index.plan(&me, class), Some(Forwarding::default()));
     }
 }

@@ -15,3 +15,5 @@ pub mod metrics;
 pub mod nft;
 pub mod preflight;
 pub mod run;
+pub mod surroundings;
+pub mod trace_command;

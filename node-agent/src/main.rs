@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use fairlead_core::forward::node_ports::NodePortAddresses;
+use fairlead_core::forward::pods::PodSources;
 use fairlead_core::model::NodeName;
 use fairlead_node_agent::engine::Engine;
 use fairlead_node_agent::handover;
@@ -16,6 +18,8 @@ use fairlead_node_agent::nft::driver::{Driver, Tables};
 use fairlead_node_agent::nft::netlink::watch::{Heard, Watch};
 use fairlead_node_agent::preflight;
 use fairlead_node_agent::run::{Wiring, run};
+use fairlead_node_agent::surroundings::{self, Wishes};
+use fairlead_node_agent::trace_command::{self, TraceArgs};
 use fairlead_runtime::link::{self, AgentReport};
 use fairlead_runtime::watch::Shared;
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, follow_leaving, serve_http, shutdown};
@@ -31,7 +35,7 @@ const TAKEN: u32 = 0x4000 | 0x8000;
 
 /// Programs the kernel of this node: VIP:port and node:nodePort to the right endpoints.
 #[derive(Parser, Debug)]
-#[command(version, about, max_term_width = 120)]
+#[command(version, about, max_term_width = 120, subcommand_negates_reqs = true)]
 struct Args {
     #[command(flatten)]
     common: CommonArgs,
@@ -63,6 +67,27 @@ struct Args {
     #[arg(long, default_value_t = healthz::PORT, value_name = "PORT")]
     healthz_bind_port: u16,
 
+    /// Which sources are pods of this node: by podCIDRs and by interface (`auto`), by podCIDRs alone (`cidrs`), or by
+    /// how the names of their interfaces begin (`interfacePrefixes=cali,lxc`)
+    #[arg(
+        long,
+        env = "FAIRLEAD_POD_SOURCES",
+        default_value = "auto",
+        value_name = "SOURCES"
+    )]
+    pod_sources: PodSources,
+
+    /// Where node ports are served: ranges, separated by commas, of the node's addresses; `primary`, for the first
+    /// InternalIP of each family; or, left empty, all InternalIPs
+    #[arg(
+        long,
+        env = "FAIRLEAD_NODE_PORT_ADDRESSES",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "RANGES"
+    )]
+    node_port_addresses: NodePortAddresses,
+
     /// Unix socket for the speaker of this node; another one, health.sock, is made beside it
     #[arg(long, env = "FAIRLEAD_AGENT_SOCKET", default_value = link::SOCKET, value_name = "PATH")]
     socket: PathBuf,
@@ -70,6 +95,16 @@ struct Args {
     /// Remove our tables (inet fairlead, ip fairlead, ip6 fairlead) from this node's kernel, and end
     #[arg(long)]
     cleanup: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What else the program does.
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Explain what this node does with the first packet of a flow; exit code 0 if it is forwarded, 1 if not
+    Trace(TraceArgs),
 }
 
 /// Does kube-proxy run on this node?
@@ -99,6 +134,9 @@ fn parse_mark(text: &str) -> Result<u32, String> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if let Some(Command::Trace(packet)) = &args.command {
+        std::process::exit(trace_command::run(packet));
+    }
     fairlead_runtime::init(&args.common);
     let mut tables = Tables::open().context("not allowed to change nftables, or the kernel has none")?;
     if args.cleanup {
@@ -135,7 +173,10 @@ async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<
     serve_http(listen, readiness, registry).await?;
 
     let client = client().await?;
-    let index = Shared::new(Index::default());
+    let index = Shared::new(Index::new(Wishes {
+        pods: args.pod_sources.clone(),
+        node_ports: args.node_port_addresses.clone(),
+    }));
     let mut tasks = JoinSet::new();
     follow_all(&client, &index, &mut tasks);
     let leaving = follow_leaving(
@@ -156,6 +197,8 @@ async fn work(args: &Args, tables: Tables, node_name: String) -> anyhow::Result<
     };
     let (watched, myself, told) = (index.clone(), me.clone(), metrics.clone());
     tasks.spawn(async move { preflight::follow(&watched, &myself, &told).await });
+    let (watched, myself) = (index.clone(), me.clone());
+    tasks.spawn(async move { surroundings::follow(&watched, &myself).await });
     let healthz = in_kube_proxys_stead(args, sources, metrics.clone());
     let (changed, foreign) = watch::channel(0);
     let handover = handover::run(speaker.clone(), &tables, foreign.clone(), leaving.clone());

@@ -69,31 +69,47 @@ pub async fn run<D: Driver>(mut engine: Engine<D>, index: Shared<Index>, mut wir
     let mut checks = ticks(CHECK);
     let mut tells = ticks(TELL);
     let mut retry = Instant::now();
-    let (mut gather, mut spent) = (GATHER, Duration::ZERO);
+    let (mut rest, mut spent, mut deferred) = (Instant::now(), Duration::ZERO, false);
     loop {
         tokio::select! {
             biased;
             _ = left(&mut leaving) => break,
             _ = changes.changed() => {
                 let seen = std::time::Instant::now();
-                sleep(gather).await;
+                sleep(GATHER).await;
                 let begin = Instant::now();
                 changes.mark_unchanged();
-                if index.with(|index| take(index, &mut engine, &wiring, &mut withdrawn, seen)) {
+                let whole = begin >= rest;
+                let (open, stale) = index.with(|index| {
+                    let open = take(index, &mut engine, &wiring, &mut withdrawn, whole, seen);
+                    (open, index.is_stale())
+                });
+                if open {
                     retry = Instant::now();
                 }
-                spent = begin.elapsed();
+                deferred = stale && !whole;
+                if whole {
+                    spent = begin.elapsed();
+                }
             }
             _ = speaker.changed(), if withdrawn.until().is_some() => index.touch(),
             () = until(withdrawn.until()) => index.touch(),
+            () = sleep_until(rest), if deferred => {
+                deferred = false;
+                index.touch();
+            }
             () = sleep_until(retry), if engine.is_pending() => {
                 let begin = Instant::now();
                 match apply(&mut engine, &wiring.report).await {
                     Ok(()) => wiring.programmed = None,
                     Err(pause) => retry = Instant::now() + pause,
                 }
-                // At the most half of the time is spent on plans, however fast the changes come.
-                gather = GATHER.max(spent + begin.elapsed());
+                // At the most half of the time is spent on whole plans, however fast changes come. Endpoints do not
+                // wait for that.
+                if !spent.is_zero() {
+                    rest = Instant::now() + spent + begin.elapsed();
+                    spent = Duration::ZERO;
+                }
             }
             Ok(()) = wiring.foreign.changed() => {
                 sleep(SETTLE).await;
@@ -148,9 +164,10 @@ fn take<D: Driver>(
     engine: &mut Engine<D>,
     wiring: &Wiring,
     leaving: &mut Leaving,
+    whole: bool,
     seen: std::time::Instant,
 ) -> bool {
-    let news = match index.news(&wiring.me) {
+    let news = match index.news(&wiring.me, whole) {
         // The speaker may have withdrawn what waits for it.
         News::Nothing | News::Services(_) if leaving.until().is_some() => News::Everything,
         news => news,
@@ -175,7 +192,9 @@ async fn apply<D: Driver>(
     engine: &mut Engine<D>,
     report: &watch::Sender<AgentReport>,
 ) -> Result<(), Duration> {
-    engine.prepare(); // so that the report knows whom it concerns
+    if engine.is_trusting() {
+        engine.prepare(); // so that the report knows whom it concerns
+    }
     let (begin, before) = (Instant::now(), engine.report(std::time::Instant::now()));
     let mut ticks = ticks(TELL);
     let mut applying = std::pin::pin!(engine.apply());

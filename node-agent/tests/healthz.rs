@@ -137,8 +137,8 @@ async fn follow() {
     };
     report.send_replace(AgentReport {
         plan: 1,
-        clean: false,
         addresses: BTreeMap::from([([192, 0, 2, 10].into(), address)]),
+        ..AgentReport::default()
     });
     expect("172.30.0.11:10256", "/livez", "HTTP/1.1 503").await;
     expect("172.30.0.11:31000", "/healthz", "\"serviceProxyHealthy\": false").await;

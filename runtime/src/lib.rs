@@ -10,6 +10,7 @@ pub mod gossip_key;
 pub mod lease;
 pub mod leaving;
 pub mod link;
+pub mod memory;
 pub mod readiness;
 pub mod said;
 pub mod server;

@@ -119,6 +119,11 @@ impl Memory {
         self.report.as_ref().map_or(0, |report| report.addresses.len())
     }
 
+    /// Which sources count as pods of this node, in words.
+    pub fn pod_sources(&self) -> &str {
+        self.report.as_ref().map_or("", |report| &report.pod_sources)
+    }
+
     /// The installation is leaving and no rule is left.
     pub fn clean(&self) -> bool {
         self.clean
@@ -149,8 +154,8 @@ mod tests {
         AgentView {
             last: Some(AgentReport {
                 plan,
-                clean: false,
                 addresses: programmed.then_some((vip(), entry)).into_iter().collect(),
+                ..AgentReport::default()
             }),
             connected,
             last_seen: Some(seen),

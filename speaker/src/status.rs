@@ -132,6 +132,7 @@ pub fn render(
             plan: data_path.plan().cast_signed(),
             programmed: data_path.programmed() as i64,
             clean: data_path.clean(),
+            pod_sources: data_path.pod_sources().to_owned(),
         },
         interfaces: links
             .iter()

@@ -5,6 +5,7 @@
 //! not use; or by the interface that the route back to it leaves by.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -16,6 +17,8 @@ use crate::model::Node;
 const NAME_MOST: usize = 15;
 /// Kinds of interfaces that pods of this node are behind. Behind a tunnel are pods of other nodes, or people.
 const POD_KINDS: [&str; 3] = ["veth", "netkit", "bridge"];
+/// So many ranges or interfaces are shown at the most.
+const SHOWN_MOST: usize = 16;
 /// Begins the text of [`PodSources::Prefixes`].
 const PREFIXES: &str = "interfacePrefixes=";
 
@@ -103,6 +106,34 @@ impl Pods {
         self.ranges.iter().any(|range| range.contains(&source))
             || route_back.is_some_and(|name| self.links.contains(name))
     }
+}
+
+impl fmt::Display for Pods {
+    /// `podCIDRs 10.0.1.0/24; interfaces other than eth0, lo`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.ranges.is_empty() {
+            parts.push(format!("podCIDRs {}", some(&self.ranges, "")));
+        }
+        match &self.links {
+            PodLinks::None => {}
+            PodLinks::AllBut(uplinks) => parts.push(format!("interfaces other than {}", some(uplinks, ""))),
+            PodLinks::Prefixes(prefixes) => parts.push(format!("interfaces {}", some(prefixes, "*"))),
+        }
+        f.write_str(if parts.is_empty() { "none" } else { "" })?;
+        f.write_str(&parts.join("; "))
+    }
+}
+
+/// The first of these, each with an ending, and how many there are beyond.
+fn some<T: fmt::Display>(all: impl IntoIterator<Item = T>, ending: &str) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| format!("{one}{ending}")).collect();
+    let shown = all.len().min(SHOWN_MOST);
+    let beyond = match all.len() - shown {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{beyond}", all[..shown].join(", "))
 }
 
 /// Interfaces that lead to pods.

@@ -152,8 +152,8 @@ mod tests {
         let address = AddressReport { plan, unapplied_ms };
         AgentReport {
             plan,
-            clean: false,
             addresses: BTreeMap::from([(IpAddr::from([192, 0, 2, 1]), address)]),
+            ..AgentReport::default()
         }
     }
 

@@ -19,6 +19,7 @@ pub mod handover;
 pub mod message;
 pub mod object;
 mod program;
+pub mod rules;
 pub mod socket;
 mod udata;
 pub mod watch;

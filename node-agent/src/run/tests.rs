@@ -12,6 +12,7 @@ use crate::nft::change::{Changes, Held};
 use crate::nft::driver::DriverError;
 use crate::nft::netlink::affinity::Lost;
 use crate::nft::ruleset::Ruleset;
+use crate::surroundings::Surroundings;
 
 /// A kernel in memory that remembers what was done to it.
 #[derive(Clone, Default)]
@@ -116,6 +117,7 @@ impl World {
             index.slices.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::new());
             index.pools.reset(BTreeMap::new());
+            index.surroundings = Some(Surroundings::default());
         });
         self.index.touch();
     }
@@ -164,6 +166,7 @@ async fn a_change_ages_while_the_kernel_is_slow() {
             .reset(BTreeMap::from([("default/a".to_owned(), service)]));
         index.slices.reset(BTreeMap::new());
         index.nodes.reset(BTreeMap::new());
+        index.surroundings = Some(Surroundings::default());
     });
     world.index.touch();
     world.report.wait_for(|report| report.plan == 1).await.unwrap();
@@ -201,6 +204,7 @@ async fn an_address_is_served_until_the_speaker_has_withdrawn_it() {
             index.services.reset(services);
             index.slices.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::new());
+            index.surroundings = Some(Surroundings::default());
         });
         let announcing = |announcing: &[IpAddr]| SpeakerReport {
             announcing: announcing.iter().copied().collect(),

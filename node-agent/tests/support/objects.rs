@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use fairlead_core::config::{RawPool, compile};
-use fairlead_core::forward::{Forwarding, Snapshot, plan};
+use fairlead_core::forward::{Forwarding, Local, Snapshot, plan};
 use fairlead_core::model::{
     AssignedRecord, ExternalAddress, ExternalRecord, Family, Node, NodeName, Protocol, Service, ServiceKey,
     ServicePort, ServiceType, Slice, SliceEndpoint, SlicePort, TrafficPolicy, Wishes,
@@ -19,6 +19,8 @@ pub struct Cluster {
     pub services: Vec<Service>,
     pub slices: Vec<Slice>,
     pub node: Node,
+    /// What is particular to the node; `None` for what the Node object says.
+    pub local: Option<Local>,
 }
 
 impl Cluster {
@@ -42,6 +44,7 @@ impl Cluster {
             services: vec![],
             slices: vec![],
             node,
+            local: None,
         }
     }
 
@@ -69,7 +72,7 @@ impl Cluster {
                 metallb: false,
             },
             node: Some(&self.node),
-            local: &fairlead_core::forward::Local::of(Some(&self.node)),
+            local: &self.local.clone().unwrap_or_else(|| Local::of(Some(&self.node))),
         };
         plan(&snapshot, &self.node.name)
     }

@@ -40,6 +40,9 @@ pub struct AgentReport {
     pub clean: bool,
     /// The addresses that are programmed.
     pub addresses: BTreeMap<IpAddr, AddressReport>,
+    /// Which sources count as pods of this node, in words; empty from an agent that does not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod_sources: String,
 }
 
 /// One programmed address.

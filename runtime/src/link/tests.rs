@@ -22,6 +22,7 @@ fn report(plan: u64) -> AgentReport {
         plan,
         clean: false,
         addresses: BTreeMap::from([("192.0.2.1".parse().unwrap(), address)]),
+        pod_sources: "podCIDRs 10.0.1.0/24".into(),
     }
 }
 

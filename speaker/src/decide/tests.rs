@@ -168,8 +168,8 @@ fn decided(world: &World, run: &Run) -> Decision {
     data_path.observe(&AgentView {
         last: Some(AgentReport {
             plan: 1,
-            clean: false,
             addresses: BTreeMap::from([(vip(1), programmed.clone()), (vip(2), programmed)]),
+            ..AgentReport::default()
         }),
         connected: true,
         last_seen: Some(now),

@@ -193,6 +193,40 @@ fn ranges_that_cannot_be_true_are_left_out() {
 }
 
 #[test]
+fn the_choice_in_words() {
+    let ranges = || vec!["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
+    let names = |count| (10..10 + count).map(|number| format!("eth{number}"));
+    for (ranges, links, words) in [
+        (vec![], PodLinks::None, "none".to_owned()),
+        (
+            ranges(),
+            PodLinks::None,
+            "podCIDRs 10.0.1.0/24, fd00:1::/64".to_owned(),
+        ),
+        (
+            ranges(),
+            PodLinks::AllBut(names(2).collect()),
+            "podCIDRs 10.0.1.0/24, fd00:1::/64; interfaces other than eth10, eth11".to_owned(),
+        ),
+        (
+            vec![],
+            PodLinks::AllBut(names(18).collect()),
+            format!(
+                "interfaces other than {} and 2 more",
+                names(16).collect::<Vec<_>>().join(", ")
+            ),
+        ),
+        (
+            vec![],
+            PodLinks::Prefixes(vec!["cali".into(), "lxc".into()]),
+            "interfaces cali*, lxc*".to_owned(),
+        ),
+    ] {
+        assert_eq!(Pods { ranges, links }.to_string(), words);
+    }
+}
+
+#[test]
 fn what_can_be_asked_for() {
     let prefixes = PodSources::Prefixes(vec!["cali".into(), "lxc".into()]);
     for (text, expected) in [
