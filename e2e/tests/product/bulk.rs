@@ -206,18 +206,16 @@ fn a_narrow_path_is_found_out_in_both_directions() {
         let listener = listen(&f, node, &pod);
         for (vip, pod) in vips.into_iter().zip(pods_by_family(&pod)) {
             let place: Place = node.parse().unwrap();
-            // Both ends offer segments for 1500 bytes, and only the way between them is narrow.
+            // Both ends offer segments for 1500 bytes, and only the way between them is narrow: what was found out before is
+            // forgotten.
+            for family in ["-4", "-6"] {
+                f.run(Place::Client, &["ip", family, "route", "flush", "cache"]);
+            }
             let client = connect(&f, vip);
             let (server, _) = listener.accept().unwrap();
             server.set_read_timeout(Some(LIMIT)).unwrap();
             server.set_write_timeout(Some(LIMIT)).unwrap();
-            let too_big = f
-                .lab
-                .capture(
-                    Place::Client,
-                    "icmp[0] = 3 and icmp[1] = 4 or icmp6 and ip6[40] = 2",
-                )
-                .unwrap();
+            let too_big = f.lab.capture(Place::Client, "icmp or icmp6").unwrap();
             let began = Instant::now();
             let outside = Narrow::new(&f, Place::Router, "eth1", 1300);
             thread::scope(|scope| {
@@ -241,7 +239,8 @@ fn a_narrow_path_is_found_out_in_both_directions() {
             });
             let up = began.elapsed();
             drop(inside);
-            let told = too_big.stop().unwrap();
+            let mut told = too_big.stop().unwrap();
+            told.retain(|line| line.contains("need to frag") || line.contains("too big"));
             println!(
                 "{policy}, {vip}: 8 MiB down a narrow path in {} ms, up in {} ms; the client was told {} times: {:?}",
                 down.as_millis(),

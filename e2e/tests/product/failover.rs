@@ -154,7 +154,7 @@ fn a_flushed_ruleset_is_restored() {
 }
 
 /// Deletes a pod of Fairlead and waits until its successor is ready.
-fn delete_pod(f: &Fixture, component: &str, on: &str) {
+pub fn delete_pod(f: &Fixture, component: &str, on: &str) {
     let old = pod_of(&f.cluster, component, on).unwrap();
     let name = old["metadata"]["name"].as_str().unwrap();
     f.cluster

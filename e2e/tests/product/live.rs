@@ -219,3 +219,25 @@ fn connections_of_a_node_that_died_are_reset_at_once() {
         }
     }
 }
+
+#[test]
+fn an_agent_that_is_killed_again_and_again_fails_no_connection() {
+    let f = Fixture::new("live-agent", &BOTH);
+    let addresses = serve(&f);
+    let witness = Witness::start(&f.lab, &addresses, Duration::from_millis(50)).unwrap();
+    let owner = settled(&f, &witness, addresses[0], |_| true);
+    let options = ClientOptions {
+        interval: Duration::from_millis(5),
+        ..ClientOptions::new(SocketAddr::new(addresses[0], 80))
+    };
+    let client = f.lab.start_client(Place::Client, &options).unwrap();
+    for _ in 0..5 {
+        kill_agent(&f, owner.parse().unwrap());
+        // kubelet waits longer before each restart of one pod, so the next is that of another one.
+        super::failover::delete_pod(&f, "node-agent", &owner);
+    }
+    let report = client.stop().unwrap();
+    println!("killed and replaced five times each: {report}");
+    assert_eq!(report.failed, 0, "{report}");
+    assert_eq!(settled(&f, &witness, addresses[0], |_| true), owner);
+}

@@ -175,9 +175,14 @@ impl Outlets {
     fn dead(&self, news: &News) -> BTreeSet<IpAddr> {
         let claims = |record: &Record| record.candidacies.values().any(|one| one.claim.is_some());
         let gone = self.met.difference(&news.gossip.live);
-        gone.filter(|node| news.gossip.records.get(*node).is_some_and(|record| claims(record)))
-            .flat_map(|node| news.index.addresses(node).iter().copied())
-            .collect()
+        gone.filter(|node| {
+            news.gossip
+                .records
+                .get(*node)
+                .is_some_and(|record| claims(record))
+        })
+        .flat_map(|node| news.index.addresses(node).iter().copied())
+        .collect()
     }
 
     fn gossip_state(&self, news: &News) -> GossipState {
