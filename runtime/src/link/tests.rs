@@ -55,7 +55,6 @@ async fn reports_travel_both_ways_and_the_end_is_noticed() {
         withdrawn: true,
         announcing: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
         owners: Some([("192.0.2.9".parse().unwrap(), "192.0.2.1".parse().unwrap())].into()),
-        dead: BTreeSet::from(["192.0.2.2".parse().unwrap()]),
         fellows: BTreeSet::from(["02:00:5e:00:53:01".to_owned()]),
         dead: BTreeSet::from(["192.0.2.7".parse().unwrap()]),
     };
