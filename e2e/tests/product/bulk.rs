@@ -346,8 +346,8 @@ fn ten_thousand_connections_at_once() {
     let client = f.lab.start_client(Place::Client, &options).unwrap();
     wait_open(&f, vips[0], MANY);
     let open = began.elapsed();
-    // Each is asked at least once, which pod it is.
-    thread::sleep(options.hold_interval);
+    // Each is asked at least once, which pod it is; the second round leaves time for the last answers of the first.
+    thread::sleep(options.hold_interval * 2);
     let report = client.stop().unwrap();
     println!("all open after {:.1} s: {report}", open.as_secs_f64());
     let held = report.held.as_ref().unwrap();
