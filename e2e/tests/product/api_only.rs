@@ -122,7 +122,17 @@ pub fn with_all_rights(test: &ApiOnly, who: &str) -> Cluster {
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": who}],
     });
     test.cluster.apply(&binding).unwrap();
-    test.cluster.impersonate(who)
+    let user = test.cluster.impersonate(who);
+    // Rights, too, reach the API server's own caches in their time.
+    let object = test.service("allowed");
+    wait_for(&format!("the rights of {who}"), IN_FORCE, || {
+        match user.create(&object, true) {
+            Err(error) if error.to_string().contains("is forbidden: User") => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    })
+    .unwrap();
+    user
 }
 
 /// Somebody with all rights in the test's namespace.
