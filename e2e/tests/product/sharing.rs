@@ -14,7 +14,11 @@ const OUTSIDE: &str = "172.31.0.2";
 /// Applies a Service with web servers `<service>-<node>` on the given nodes, and waits until these are ready.
 fn serve(f: &Fixture, service: &Value, nodes: &[&str]) {
     let name = service["metadata"]["name"].as_str().unwrap();
-    f.cluster.apply(service).unwrap();
+    // What a pool allows reaches the API server's own caches in its time.
+    wait_for("the Service to be accepted", SOON, || {
+        f.cluster.apply(service).map_err(|error| error.to_string())
+    })
+    .unwrap();
     for node in nodes {
         f.cluster.apply(&manifests::web_pod(&f.name, name, node)).unwrap();
     }
