@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_core::forward::{Backend, Destination};
 use fairlead_core::model::{Family, Protocol, TrafficPolicy};
-use fairlead_node_agent::conntrack::flow::{
-    Filter, Flow, SEEN_REPLY, attribute, family_number, list, number_of,
-};
+use fairlead_node_agent::conntrack::flow::{Filter, Flow, SEEN_REPLY, attribute, family_number, list};
 use fairlead_node_agent::conntrack::socket::Socket;
 use fairlead_node_agent::conntrack::wire::{Message, Writer};
 use fairlead_node_agent::conntrack::{Fill, Served, sweep};
@@ -60,7 +58,7 @@ fn insert(entries: impl IntoIterator<Item = (Protocol, SocketAddr, SocketAddr, S
                     }
                 });
                 writer.nested(attribute::PORTS, |writer| {
-                    writer.attribute(1, &[number_of(protocol)]);
+                    writer.attribute(1, &[protocol.number()]);
                     writer.attribute(2, &from.port().to_be_bytes());
                     writer.attribute(3, &to.port().to_be_bytes());
                 });

@@ -103,7 +103,7 @@ fn tuple(bytes: &[u8]) -> Option<(Protocol, SocketAddr, SocketAddr)> {
     for (kind, value) in Attributes(ports?) {
         let port = || value.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
         match kind {
-            1 => protocol = protocol_of(*value.first()?),
+            1 => protocol = Protocol::of_number(*value.first()?),
             2 => source_port = port(),
             3 => destination_port = port(),
             _ => {}
@@ -121,21 +121,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         return Some(Ipv4Addr::from(bytes).into());
     }
     Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into())
-}
-
-fn protocol_of(number: u8) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|protocol| number_of(*protocol) == number)
-}
-
-/// The number of a protocol in IP headers.
-pub fn number_of(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
 }
 
 /// The number of an address family.
@@ -173,7 +158,7 @@ pub fn list(writer: &mut Writer, sequence: u32, filter: &Filter) {
             });
         }
         writer.nested(attribute::PORTS, |writer| {
-            writer.attribute(1, &[number_of(filter.protocol)]);
+            writer.attribute(1, &[filter.protocol.number()]);
         });
     });
     let by = BY_PROTOCOL | if address.is_some() { BY_DESTINATION } else { 0 };

@@ -69,7 +69,7 @@ pub fn rules_of(chain: &Chain, mark: u32) -> Option<Vec<Rule>> {
                 let action = Action::Remember(Set::Affinity(*family), *seconds);
                 Rule::new([Match::Protocol(protocol)], [action])
             };
-            Some(PROTOCOLS.map(remember).to_vec())
+            Some(Protocol::ALL.map(remember).to_vec())
         }
         _ => None,
     }
@@ -198,9 +198,6 @@ fn node_elements(plan: &Forwarding) -> Elements {
     elements
 }
 
-/// The protocols that Services have.
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-
 fn choose(choice: &Choice, mark: u32) -> Vec<Rule> {
     let mut rules = Vec::new();
     if choice.kind == Kind::Cluster {
@@ -253,7 +250,7 @@ fn fixed_chains(mark: u32, links: &PodLinks) -> BTreeMap<Chain, Vec<Rule>> {
     }
     let remember: Vec<Rule> = FAMILIES
         .into_iter()
-        .flat_map(|family| PROTOCOLS.map(|protocol| (family, protocol)))
+        .flat_map(|family| Protocol::ALL.map(|protocol| (family, protocol)))
         .map(|(family, protocol)| {
             Rule::new(
                 [Match::Protocol(protocol)],

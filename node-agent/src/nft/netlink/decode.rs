@@ -7,13 +7,10 @@ use fairlead_core::forward::{BackendKey, Destination};
 use fairlead_core::model::{Family, Protocol, ServiceKey};
 use ipnet::IpNet;
 
-use super::encode::number;
 use super::expr::Verdict;
 use super::object::{Data, Element};
 use super::program::address_bytes;
 use crate::nft::ruleset::{Chain, Choice, FAMILIES, Key, Kind, Set, Value, digit};
-
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 /// The chain with this name.
 pub fn chain(name: &str) -> Option<Chain> {
@@ -71,7 +68,9 @@ fn of_digit(text: &str) -> Option<Family> {
 }
 
 fn named(text: &str) -> Option<Protocol> {
-    PROTOCOLS.into_iter().find(|protocol| protocol.as_str() == text)
+    Protocol::ALL
+        .into_iter()
+        .find(|protocol| protocol.as_str() == text)
 }
 
 /// The elements of a set of ours.
@@ -231,9 +230,7 @@ impl<'a> Reader<'a> {
         let [found, 0, 0, 0] = self.take(4)? else {
             return None;
         };
-        let protocol = PROTOCOLS
-            .into_iter()
-            .find(|protocol| number(*protocol) == *found)?;
+        let protocol = Protocol::of_number(*found)?;
         Some(Destination {
             address,
             protocol,
@@ -261,7 +258,7 @@ mod tests {
     fn any_destination(family: Family) -> impl Strategy<Value = Destination> {
         (
             any_address(family),
-            prop::sample::select(&PROTOCOLS[..]),
+            prop::sample::select(&Protocol::ALL[..]),
             any::<u16>(),
         )
             .prop_map(|(address, protocol, port)| Destination {
@@ -273,7 +270,7 @@ mod tests {
 
     fn any_chain() -> impl Strategy<Value = Chain> {
         let family = || prop::sample::select(&FAMILIES[..]);
-        let protocol = || prop::sample::select(&PROTOCOLS[..]);
+        let protocol = || prop::sample::select(&Protocol::ALL[..]);
         let kind = prop::sample::select(&[Kind::Cluster, Kind::Pick, Kind::Local][..]);
         let label = "[a-z]([a-z0-9-]{0,10}[a-z0-9])?";
         let ranges = (label, label, family(), protocol(), any::<u16>());

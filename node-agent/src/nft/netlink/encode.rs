@@ -133,10 +133,10 @@ impl Program {
             Match::Invalid => self.add(ct_state(state::INVALID)),
             Match::MidFlow => {
                 self.add(ct_state(state::NEW));
-                self.add(protocol(number(Protocol::Tcp)));
+                self.add(protocol(Protocol::Tcp.number()));
                 self.add(tcp_flags_other_than_syn());
             }
-            Match::Protocol(of) => self.add(protocol(number(*of))),
+            Match::Protocol(of) => self.add(protocol(of.number())),
             Match::Echo(of) => {
                 let request = match of {
                     Family::V4 => 8,
@@ -324,15 +324,6 @@ mod state {
     pub const UNTRACKED: u32 = 0x40;
 }
 
-/// Number of a transport protocol.
-pub(super) const fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
-}
-
 const fn table_family(family: Family) -> TableFamily {
     match family {
         Family::V4 => TableFamily::Ip,
@@ -400,7 +391,7 @@ fn key_bytes(key: &Key) -> Vec<u8> {
         }
         Key::Destination(destination) => {
             let mut bytes = address_bytes(destination.address);
-            bytes.extend_from_slice(&[number(destination.protocol), 0, 0, 0]);
+            bytes.extend_from_slice(&[destination.protocol.number(), 0, 0, 0]);
             bytes.extend_from_slice(&destination.port.to_be_bytes());
             bytes.extend_from_slice(&[0; 2]);
             bytes
