@@ -9,6 +9,7 @@
 //!
 //! Who is alive, and how records travel, is not known here.
 
+pub mod bgp;
 mod election;
 mod eligibility;
 mod plan;

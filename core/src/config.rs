@@ -4,9 +4,11 @@
 //! order in which they arrived: of two pools that overlap the older one stays (ties by name).
 
 mod advertisement;
+mod bgp_advertisement;
 pub mod duration;
 mod health;
 mod interfaces;
+mod peer;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -15,8 +17,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use advertisement::{Advertisement, ConflictPolicy, Preference, RawAdvertisement};
+pub use bgp_advertisement::{BgpAdvertisement, RawBgpAdvertisement};
 pub use health::{Health, RawHealth};
 pub use interfaces::Interfaces;
+pub use peer::{Bfd, GracefulRestart, Peer, PeerEndpoint, RawBfd, RawGracefulRestart, RawPeer, RemoteAsn};
 pub use pool::{Access, Allocation, OnRemove, Pool, RawPool, is_buggy};
 
 use crate::range::RangeMap;

@@ -1,0 +1,31 @@
+//! What the BGP daemon of this node is to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use crate::config::Peer;
+
+/// All sessions and routes that this node wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The sessions, by the name of the BGPPeer.
+    pub sessions: BTreeMap<String, Peer>,
+    /// The routes: to which peer (by name) with which attributes. A peer that has no session is passed over.
+    pub routes: BTreeMap<IpNet, BTreeMap<String, Attributes>>,
+}
+
+/// What a route says to one peer. The next hop is this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attributes {
+    /// LOCAL_PREF, to iBGP peers alone.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// How often our ASN is prepended beyond once.
+    pub prepend: u8,
+    /// Communities (RFC 1997): the 32 bits.
+    pub communities: BTreeSet<u32>,
+    /// Large communities (RFC 8092).
+    pub large_communities: BTreeSet<[u32; 3]>,
+}
