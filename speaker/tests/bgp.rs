@@ -260,10 +260,10 @@ fn a_node_without_ipv4_says_its_ipv6_address() {
             v4: None,
             ..input.addresses
         };
-        add(
-            wanted,
-            peer("router", 64512, RemoteAsn::Number(64513), "2001:db8::2"),
-        );
+        let mut router = peer("router", 64512, RemoteAsn::Number(64513), "2001:db8::2");
+        // By the router's advertisements the node gets another address, which the kernel would prefer.
+        router.source_address = Some("2001:db8::1".parse().unwrap());
+        add(wanted, router);
         route(wanted, VIP, &[("router", &plain())]);
         route(wanted, VIP6, &[("router", &plain())]);
     });

@@ -223,7 +223,11 @@ impl Task {
             .collect();
         self.finder.look_at(interfaces);
         let neighbours = self.finder.found().borrow().clone();
-        let holders = self.observed.sessions.iter().filter(|(_, session)| session.peer.is_some());
+        let holders = self
+            .observed
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.peer.is_some());
         let holders = holders.map(|(name, _)| name.clone()).collect();
         let (targets, mut refused) = session::targets(&Surroundings {
             input: &input,
