@@ -7,7 +7,7 @@ mod routers;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::bgp::Attributes;
-use fairlead_core::config::{GracefulRestart, RemoteAsn};
+use fairlead_core::config::{Bfd, GracefulRestart, RemoteAsn};
 use fairlead_core::model::Family;
 use fairlead_speaker::bgp::{DaemonState, OwnAddresses, Password, Refusal, State};
 use netns::Wire;
@@ -548,4 +548,114 @@ fn ten_thousand_routes() {
         }
     });
     println!("all treated otherwise: {:?}", begun.elapsed());
+}
+
+#[test]
+fn what_is_wrong_is_said_in_words() {
+    let wire = Wire::new();
+    let bgp = format!(
+        " neighbor 192.0.2.1 remote-as 64512\n{} neighbor 198.51.100.1 remote-as 64512\n{}",
+        activate("192.0.2.1"),
+        activate("198.51.100.1"),
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        add(
+            wanted,
+            peer("right", 64512, RemoteAsn::Number(64513), "192.0.2.2"),
+        );
+        add(
+            wanted,
+            peer("wrong", 64512, RemoteAsn::Number(64999), "198.51.100.2"),
+        );
+        add(wanted, peer("absent", 64512, RemoteAsn::External, "192.0.2.77"));
+        add(
+            wanted,
+            peer("stranger", 64512, RemoteAsn::External, "2001:db8::2"),
+        );
+    });
+    engine.established(&["right"]);
+    engine.wait("the router's OPEN does not fit", |observed| {
+        let attempts = observed.sessions["wrong"].attempts.clone();
+        attempts.is_some_and(|words| words.contains("another ASN"))
+    });
+    engine.wait("nobody is there", |observed| {
+        let attempts = observed.sessions["absent"].attempts.clone();
+        attempts.is_some_and(|words| words.contains("no TCP connection"))
+    });
+    engine.wait("the router does not know us", |observed| {
+        let attempts = observed.sessions["stranger"].attempts.clone();
+        attempts.is_some_and(|words| words.contains("may not know this node"))
+    });
+    frr.configure(64513, "neighbor 192.0.2.1 shutdown message maintenance");
+    engine.wait("the end is told", |observed| {
+        let error = observed.sessions["right"].error.clone();
+        error.is_some_and(|words| words.contains("the peer ended the session with a NOTIFICATION"))
+    });
+    println!("{:?}", engine.session("right").error);
+    frr.configure(64513, "no neighbor 192.0.2.1 shutdown");
+    engine.established(&["right"]);
+    assert_eq!(engine.session("right").error, None);
+}
+
+#[test]
+fn bfd_ends_a_session_whose_path_is_cut() {
+    let wire = Wire::new();
+    let bgp = format!(
+        " neighbor 192.0.2.1 remote-as 64512\n neighbor 192.0.2.1 bfd 3 100 100\n{}",
+        activate("192.0.2.1")
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        let mut peer = peer("router", 64512, RemoteAsn::Number(64513), "192.0.2.2");
+        let interval = Duration::from_millis(100);
+        peer.bfd = Some(Bfd {
+            receive_interval: interval,
+            transmit_interval: interval,
+            detect_multiplier: 3,
+        });
+        add(wanted, peer);
+        route(wanted, VIP, &[("router", &plain())]);
+    });
+    engine.established(&["router"]);
+    frr.expect(VIP);
+    engine.wait("BFD is up", |observed| {
+        observed.sessions["router"].bfd == Some(true)
+    });
+    eventually("BFD is up at the router", || {
+        let text = frr.ask("show bfd peers");
+        if text.contains("Status: up") {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    // As when the node is powered off behind a switch: nothing comes or goes, and the router sees its carrier.
+    let nft = |rules: &str| {
+        let output = wire.speaker_program("nft").arg(rules).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    nft("add table inet cut; \
+         add chain inet cut in { type filter hook input priority 0; policy drop; }; \
+         add chain inet cut out { type filter hook output priority 0; policy drop; }");
+    let cut = Instant::now();
+    frr.expect_gone(VIP);
+    println!("the router dropped the route {:?} after the cut", cut.elapsed());
+    assert!(
+        cut.elapsed() < Duration::from_secs(2),
+        "by BFD, not by the hold time"
+    );
+    engine.wait("it is seen here too", |observed| {
+        observed.sessions["router"]
+            .error
+            .as_ref()
+            .is_some_and(|error| error.contains("BFD lost it"))
+    });
+    nft("delete table inet cut");
+    engine.established(&["router"]);
+    frr.expect(VIP);
 }

@@ -172,6 +172,8 @@ fn encode(peer: &Peer, key: &str, password: String) -> api::Peer {
                 connect_retry: seconds(peer.connect_retry_time),
                 hold_time: seconds(peer.hold_time),
                 keepalive_interval: seconds(peer.keepalive_time),
+                // After BFD has ended the session, too. The daemon's own is half a minute.
+                idle_hold_time_after_reset: 1,
                 ..api::TimersConfig::default()
             }),
             state: None,
