@@ -676,7 +676,7 @@ fn a_router_that_sends_too_much_is_cut_off_alone() {
         &format!(
             "protocol static {{ ipv4; {routes} }}
              protocol bgp loud {{ local 192.0.2.2 port 1790 as 64513; neighbor 192.0.2.1 as 64512; ipv4 {{ import all; export all; }}; }}
-             protocol bgp quiet {{ local 198.51.100.2 port 1791 as 64514; neighbor 198.51.100.1 as 64512; ipv4 {{ import all; }}; }}"
+             protocol bgp quiet {{ local 198.51.100.2 port 1791 as 64514; neighbor 198.51.100.1 as 64512; ipv4 {{ import all; export none; }}; }}"
         ),
     );
     let daemon = Gobgpd::start(&wire);
