@@ -47,14 +47,14 @@ unit: ## Unit and property tests (no root needed)
 .PHONY: netns
 netns: ## Tests with real packets in network namespaces (root)
 	@scripts/packages.sh $(NETNS_PACKAGES)
-	$(CARGO) test -q -p fairlead-speaker -p fairlead-node-agent --features fairlead-speaker/netns,fairlead-node-agent/netns --tests -- --test-threads=2
+	scripts/twice.sh $(CARGO) test -q -p fairlead-speaker -p fairlead-node-agent --features fairlead-speaker/netns,fairlead-node-agent/netns --tests --no-fail-fast -- --test-threads=2
 
 .PHONY: e2e
 e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken down afterwards (root)
 	$(CARGO) test -q -p fairlead-e2e --features cluster --no-run
 	trap '$(LAB) down --name $(TEST_LAB)' EXIT; \
 	$(LAB) up --name $(TEST_LAB); \
-	FAIRLEAD_LAB=$(TEST_LAB) $(CARGO) test -p fairlead-e2e --features cluster --tests --no-fail-fast -- --test-threads=1 --nocapture
+	FAIRLEAD_LAB=$(TEST_LAB) scripts/twice.sh $(CARGO) test -p fairlead-e2e --features cluster --tests --no-fail-fast -- --test-threads=1 --nocapture
 
 .PHONY: soak-ipam
 soak-ipam: ## A million random steps of simulated address management (FAIRLEAD_IPAM_STEPS for another number)
