@@ -238,7 +238,7 @@ impl Machine {
             (Some(_), None) => "is there",
             (None, None) => "is not there",
         };
-        let line = format!("daemon {daemon}; speaker {speaker}, last heard {heard:.1} s ago");
+        let line = format!("daemon {daemon}; speaker {speaker}, silent for {heard:.1} s");
         (matches!(self.daemon, Daemon::Up { .. }), line)
     }
 }

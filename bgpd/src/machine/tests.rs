@@ -333,7 +333,7 @@ fn how_it_is() {
     let (sound, line) = machine.status(now);
     assert!(sound, "{line}");
     assert!(
-        line.starts_with("daemon runs; speaker is there, last heard 0.0 s ago"),
+        line.starts_with("daemon runs; speaker is there, silent for 0.0 s"),
         "{line}"
     );
     let later = now + Duration::from_secs(60);
