@@ -71,6 +71,8 @@ pub fn render(
                 address,
                 interfaces: interfaces.iter().cloned().collect(),
                 claim: decision.plan.held.get(&address).map_or(0, |hold| hold.claim),
+                bgp: false,
+                draining: false,
                 since: stamp(address, &services, Reason::Announced.as_str()),
                 services,
             }
@@ -123,6 +125,7 @@ pub fn render(
         })
         .collect();
     NodeStateStatus {
+        bgp: None,
         announced_count: announced.len() as i64,
         announced,
         held_back_count: held_back_count as i64,
