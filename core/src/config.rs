@@ -36,6 +36,10 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     /// Accepted advertisements by name.
     pub advertisements: BTreeMap<String, Advertisement>,
+    /// Accepted BGP peers by name.
+    pub peers: BTreeMap<String, Peer>,
+    /// Accepted BGP advertisements by name.
+    pub bgp_advertisements: BTreeMap<String, BgpAdvertisement>,
     /// Which pool each address belongs to.
     owners: RangeMap<String>,
 }

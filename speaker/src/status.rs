@@ -63,16 +63,24 @@ pub fn render(
         kept.insert(key, at);
         Time(at)
     };
-    let announced: Vec<AnnouncedAddress> = decision
-        .announced()
-        .map(|(address, services, interfaces)| {
+    let linked = decision.announced().map(|(address, services, interfaces)| {
+        let claim = decision.plan.held.get(&address).map_or(0, |hold| hold.claim);
+        (address, (services, interfaces.iter().cloned().collect(), claim))
+    });
+    let mut ways: BTreeMap<IpAddr, (&[ServiceKey], Vec<String>, i64)> = linked.collect();
+    for (address, services, _) in decision.routed() {
+        ways.entry(address).or_insert((services, Vec::new(), 0));
+    }
+    let announced: Vec<AnnouncedAddress> = ways
+        .into_iter()
+        .map(|(address, (services, interfaces, claim))| {
             let services = names(services);
             AnnouncedAddress {
                 address,
-                interfaces: interfaces.iter().cloned().collect(),
-                claim: decision.plan.held.get(&address).map_or(0, |hold| hold.claim),
-                bgp: false,
-                draining: false,
+                interfaces,
+                claim,
+                bgp: decision.bgp.announced.contains_key(&address),
+                draining: decision.bgp.announced.get(&address).is_some_and(|one| one.draining),
                 since: stamp(address, &services, Reason::Announced.as_str()),
                 services,
             }
@@ -197,6 +205,7 @@ mod tests {
             let evaluation = Evaluation {
                 services: vec![ServiceKey::new("default", format!("s{last}"))],
                 outcome: Err(Refusal::new(reason, message)),
+                bgp: None,
                 probes: BTreeSet::new(),
                 health: Default::default(),
             };
