@@ -1,6 +1,6 @@
 //! What addresses are given by, put together from all kinds but Services.
 
-use fairlead_core::config::{Compiled, RawAdvertisement, RawPool, compile};
+use fairlead_core::config::{Compiled, RawAdvertisement, RawPool, Written, compile};
 use fairlead_core::ipam::Rules;
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_core::range::IpRange;
@@ -24,7 +24,7 @@ pub fn basis(index: &Index, class: ClassPolicy) -> Basis {
         .values()
         .map(|entry| entry.raw.clone())
         .collect();
-    let compiled = compile(&pools, &advertisements);
+    let compiled = compile(&Written::new(&pools, &advertisements));
     let namespaces = index
         .namespaces
         .iter()

@@ -9,7 +9,7 @@ use fairlead_core::announce::{
     self as eligibility, BgpCandidate, Candidate, Evaluation, Hold, Input, Plan, ProbeTarget, Routed,
     Standing, Verdict, bgp, evaluate, group_slices, has_rival, plan, programmed,
 };
-use fairlead_core::config::{ConflictPolicy, compile};
+use fairlead_core::config::{ConflictPolicy, Written, compile};
 use fairlead_core::model::{Family, NodeName, ServiceKey};
 use fairlead_core::ownership::{ClassPolicy, resolve};
 use fairlead_core::reason::{Reason, Refusal};
@@ -105,7 +105,7 @@ pub struct Decision {
 pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
     let pools: Vec<_> = index.pools.values().cloned().collect();
     let advertisements: Vec<_> = index.advertisements.values().cloned().collect();
-    let config = compile(&pools, &advertisements).config;
+    let config = compile(&Written::new(&pools, &advertisements)).config;
     let ownership = resolve(index.services.values(), &config, inputs.class);
     let node = index.nodes.get(inputs.me.as_str());
     let evaluations = evaluate(&eligibility::View {

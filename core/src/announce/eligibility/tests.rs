@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Preference, RawAdvertisement, RawHealth, RawPool, compile};
+use crate::config::{Preference, RawAdvertisement, RawHealth, RawPool, Written, compile};
 use crate::model::{
     AssignedRecord, ExternalAddress, ExternalRecord, Protocol, SliceEndpoint, SlicePort, Wishes,
 };
@@ -147,7 +147,7 @@ impl World {
             health: self.health.clone(),
             ..RawPool::default()
         };
-        let config = compile(&[pool], &self.advertisements).config;
+        let config = compile(&Written::new(&[pool], &self.advertisements)).config;
         let class = ClassPolicy {
             serve_classless: true,
             metallb: false,
