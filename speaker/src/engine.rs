@@ -426,7 +426,7 @@ impl Speaker {
             if late && !decision.contested.is_empty() {
                 warn!(addresses = ?decision.contested, "not taken over in time; ending nevertheless");
             }
-            late || decision.contested.is_empty()
+            late || (decision.contested.is_empty() && decision.bgp.yielding.is_empty())
         });
         let wakes = [
             decision.plan.wake.map(|wake| self.started + wake),
