@@ -444,13 +444,19 @@ impl Decision {
 
     fn part_with_routes(&mut self) {
         let bgp = &mut self.bgp;
-        let mut stay: BTreeSet<IpNet> = BTreeSet::new();
-        for (address, announced) in std::mem::take(&mut bgp.announced) {
-            if !bgp.yielding.contains(&address) {
-                stay.extend(announced.prefixes);
-            }
-        }
-        bgp.wanted.routes.retain(|prefix, _| stay.contains(prefix));
+        let announced = std::mem::take(&mut bgp.announced);
+        let prefixes = |yielding: bool| -> BTreeSet<IpNet> {
+            let addresses = announced
+                .iter()
+                .filter(|(address, _)| bgp.yielding.contains(*address) == yielding);
+            addresses
+                .flat_map(|(_, announced)| announced.prefixes.iter().copied())
+                .collect()
+        };
+        let (taken_over, needed) = (prefixes(true), prefixes(false));
+        bgp.wanted
+            .routes
+            .retain(|prefix, _| !taken_over.contains(prefix) || needed.contains(prefix));
         bgp.yielding.clear();
         bgp.offers.clear();
         for (address, evaluation) in &self.evaluations {
