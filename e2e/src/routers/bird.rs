@@ -117,8 +117,9 @@ impl Bird {
     /// # Errors
     /// When it does not come up.
     pub fn restart(&self) -> Result<()> {
-        self.daemons.start()?;
-        self.daemons.wait_ready(|| self.command("show status").map(drop))
+        self.daemons.start(&[SERVICE])?;
+        self.daemons
+            .wait_ready(&[SERVICE], || self.command("show status").map(drop))
     }
 
     /// Its log so far.
@@ -151,7 +152,8 @@ impl Router for Bird {
             said => said?,
         };
         let used = self.fib(prefix)?;
-        Ok(text::paths(&said, &used))
+        let protocols = self.command("show protocols")?;
+        Ok(text::paths(&said, &used, &text::established(&protocols)))
     }
 
     fn count(&self, family: Family) -> Result<u64> {

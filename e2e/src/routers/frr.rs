@@ -23,6 +23,9 @@ use crate::topology::Place;
 /// The daemons, in the order in which they start.
 pub const DAEMONS: [&str; 3] = ["zebra", "bgpd", "bfdd"];
 
+/// Where zebra listens for the others.
+const ZEBRA_SOCKET: &str = "/run/frr/zserv.api";
+
 /// Well-known communities as FRR names them, with their numbers.
 const WELL_KNOWN: [(&str, &str); 10] = [
     ("graceful-shutdown", "65535:0"),
@@ -167,13 +170,31 @@ impl Frr {
     /// # Errors
     /// When one does not come up, or refuses its configuration.
     pub fn restart(&self) -> Result<()> {
-        self.daemons.start()?;
-        self.daemons.wait_ready(|| {
-            let there = self.command("show daemons")?;
-            match DAEMONS.iter().find(|name| !there.contains(**name)) {
-                None => Ok(()),
-                Some(missing) => Err(LabError::Refused(format!("{missing} does not answer"))),
+        let [zebra, bgpd, bfdd] = DAEMONS.map(service);
+        let machine = self.daemons.machine()?;
+        if !self.daemons.runs(&zebra)? {
+            // Left by one that was killed; the others would try it, and come back after ten seconds.
+            run(
+                machine.command(["rm", "-f", ZEBRA_SOCKET]),
+                "remove zebra's socket",
+            )?;
+        }
+        self.daemons.start(&[&zebra])?;
+        self.daemons.wait_ready(&[&zebra], || {
+            let there = machine.command(["test", "-S", ZEBRA_SOCKET]);
+            run(there, "zebra's socket").map(drop)
+        })?;
+        self.daemons.start(&[&bgpd, &bfdd])?;
+        // Before bgpd knows the interfaces from zebra it refuses good routes and announces bad next hops.
+        self.daemons.wait_ready(&[&zebra, &bgpd, &bfdd], || {
+            let answering = self.command("show daemons")?;
+            let clients = self.command("show zebra client summary")?;
+            let connected = |name: &str| clients.lines().any(|line| line.starts_with(name));
+            if DAEMONS.iter().all(|name| answering.contains(name)) && connected("bgp") && connected("bfd") {
+                return Ok(());
             }
+            let seen = format!("FRR's daemons: {}; zebra's clients: {clients}", answering.trim());
+            Err(LabError::Refused(seen))
         })?;
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         self.apply(&config)
