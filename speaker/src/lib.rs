@@ -11,6 +11,7 @@
 //!
 //! [`engine`] owns all tasks; [`decide`] is pure and rests on `fairlead_core::announce`.
 
+pub mod bgp;
 pub mod datapath;
 pub mod decide;
 pub mod disputes;
@@ -22,6 +23,7 @@ pub mod l2;
 pub mod links;
 pub mod membership;
 pub mod metrics;
+pub mod passwords;
 pub mod publish;
 #[cfg(test)]
 mod simulation;

@@ -4,6 +4,8 @@ pub(super) mod check;
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::selector::Selector;
 
 /// A `BGPAdvertisement` as written by the user.
@@ -56,7 +58,7 @@ impl Default for RawBgpAdvertisement {
 }
 
 /// A checked advertisement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BgpAdvertisement {
     /// Name of the object.
     pub name: String,

@@ -5,6 +5,8 @@ pub(super) mod check;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Family;
 use crate::selector::Selector;
 
@@ -102,7 +104,7 @@ pub struct RawGracefulRestart {
 }
 
 /// A checked peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name of the object.
     pub name: String,
@@ -143,7 +145,7 @@ pub struct Peer {
 }
 
 /// The ASN of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RemoteAsn {
     /// This one.
     Number(u32),
@@ -154,7 +156,7 @@ pub enum RemoteAsn {
 }
 
 /// Where a peer is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerEndpoint {
     /// At this address.
     Address(IpAddr),
@@ -163,7 +165,7 @@ pub enum PeerEndpoint {
 }
 
 /// Times of BFD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bfd {
     /// Fastest that we receive.
     pub receive_interval: Duration,
@@ -174,7 +176,7 @@ pub struct Bfd {
 }
 
 /// Times of graceful restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GracefulRestart {
     /// How long the peer keeps our routes without a session.
     pub restart_time: Duration,
