@@ -100,10 +100,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         version = env!("CARGO_PKG_VERSION"),
         "the parent of the BGP daemon starts"
     );
-    let settings = arguments.settings();
-    daemon::check(&settings.program()).await?;
+    // Before anything takes time: the first process of a container is not ended by a signal that it does not handle.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let settings = arguments.settings();
+    daemon::check(&settings.program()).await?;
     run(settings, async {
         tokio::select! {
             _ = terminate.recv() => {}
