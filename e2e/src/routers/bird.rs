@@ -57,7 +57,7 @@ impl Bird {
             },
             config: path,
         };
-        bird.daemons.end(Signal::SIGKILL)?;
+        bird.daemons.kill()?;
         let mkdir = bird.daemons.machine()?.command(["mkdir", "-p", "/run/bird"]);
         run(mkdir, "make /run/bird")?;
         bird.write(config)?;
@@ -109,7 +109,7 @@ impl Bird {
     /// # Errors
     /// When the place does not run.
     pub fn kill(&self) -> Result<()> {
-        self.daemons.end(Signal::SIGKILL)
+        self.daemons.kill()
     }
 
     /// Starts it again, if it does not run.

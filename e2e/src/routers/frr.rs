@@ -82,7 +82,7 @@ impl Frr {
             },
             config: Mutex::new(config.to_owned()),
         };
-        frr.daemons.end(Signal::SIGKILL)?;
+        frr.daemons.kill()?;
         // FRR's daemons drop their rights to this user before they write here.
         let mut command = frr
             .daemons
@@ -154,7 +154,7 @@ impl Frr {
     /// # Errors
     /// When the place does not run.
     pub fn kill(&self) -> Result<()> {
-        self.daemons.end(Signal::SIGKILL)
+        self.daemons.kill()
     }
 
     /// Ends one of [`DAEMONS`] by a signal.
