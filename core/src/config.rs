@@ -44,8 +44,6 @@ pub struct Config {
     pub bgp_advertisements: BTreeMap<String, BgpAdvertisement>,
     /// Which pool each address belongs to.
     owners: RangeMap<String>,
-    /// When each peer was created, in seconds of Unix time.
-    peers_created: BTreeMap<String, i64>,
 }
 
 impl Config {

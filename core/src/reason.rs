@@ -181,3 +181,19 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let missing: Vec<&Reason> = Reason::ALL
+            .iter()
+            .filter(|reason| !page.contains(&format!("`{reason}`")))
+            .collect();
+        assert!(missing.is_empty(), "docs/reasons.md says nothing of {missing:?}");
+    }
+}

@@ -1,12 +1,9 @@
-//! All BGP peers together. A node has one session with a router, so of two peers that name the same one the older stays
-//! (ties by name), as with pools.
-
-use std::collections::BTreeMap;
+//! All BGP peers together. A node has one session with a router, so of two peers that name the same one for the same nodes
+//! the older stays (ties by name), as with pools. Whether different selectors select the same node is seen on the node.
 
 use super::peer::{self, Peer, RawPeer};
 use super::{Config, PeerEndpoint};
 use crate::reason::{Reason, Refusal};
-use crate::selector::any_matches;
 
 /// Checks the peers and puts those that are obeyed into the configuration; answers with the verdicts.
 pub(super) fn check(written: &[RawPeer], config: &mut Config) -> Vec<(String, Refusal)> {
@@ -19,7 +16,6 @@ pub(super) fn check(written: &[RawPeer], config: &mut Config) -> Vec<(String, Re
                 Some(older) => duplicate(older, &peer),
                 None => {
                     let verdict = in_use(&peer);
-                    config.peers_created.insert(raw.name.clone(), raw.created);
                     config.peers.insert(raw.name.clone(), peer);
                     verdict
                 }
@@ -68,23 +64,4 @@ fn in_use(peer: &Peer) -> Refusal {
         return Refusal::new(Reason::GracefulRestartIneffective, message);
     }
     Refusal::new(Reason::Accepted, "in use")
-}
-
-impl Config {
-    /// The peers that a node with these labels has sessions with, the oldest first. A peer whose router an older one
-    /// names too comes with the reason why it is passed over; disabled ones are left out.
-    pub fn peers_of<'a>(&'a self, labels: &BTreeMap<String, String>) -> Vec<(&'a Peer, Option<Refusal>)> {
-        let here = |peer: &&Peer| !peer.disabled && any_matches(&peer.nodes, labels);
-        let mut peers: Vec<&Peer> = self.peers.values().filter(here).collect();
-        peers.sort_by_key(|peer| (self.peers_created.get(&peer.name), &peer.name));
-        let mut judged: Vec<(&Peer, Option<Refusal>)> = Vec::new();
-        for peer in peers {
-            let older = judged
-                .iter()
-                .find(|(older, passed)| passed.is_none() && same_router(older, peer));
-            let refusal = older.map(|(older, _)| duplicate(older, peer));
-            judged.push((peer, refusal));
-        }
-        judged
-    }
 }

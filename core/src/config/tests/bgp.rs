@@ -503,33 +503,26 @@ fn of_two_peers_with_the_same_router_and_nodes_the_older_stays_whatever_the_orde
 }
 
 #[test]
-fn of_two_peers_with_the_same_router_a_node_has_the_older_one() {
+fn peers_with_the_same_router_for_different_nodes_both_stay() {
     let on = |name: &str, created, nodes: &[&str]| RawPeer {
         created,
         nodes: Ok(nodes.iter().map(|value| rack(value)).collect()),
         ..peer(name)
     };
     let peers = [
-        on("everywhere", 9, &[]),
         on("a", 1, &["a"]),
         on("b", 2, &["b"]),
-        RawPeer {
-            disabled: true,
-            ..on("off", 0, &["a"])
-        },
+        on("again", 3, &["b"]),
+        on("everywhere", 9, &[]),
     ];
     let compiled = compiled(&peers, &[]);
-    assert_eq!(compiled.config.peers.len(), 4, "{:?}", compiled.verdicts);
-    let here = |value: &str| {
-        let labels = BTreeMap::from([("rack".to_owned(), value.to_owned())]);
-        let judged = compiled.config.peers_of(&labels).into_iter();
-        let shown = judged.map(|(peer, refusal)| (peer.name.clone(), refusal.map(|r| r.reason)));
-        shown.collect::<Vec<_>>()
-    };
-    let passed = ("everywhere".to_owned(), Some(Reason::DuplicatePeer));
-    assert_eq!(here("a"), [("a".to_owned(), None), passed.clone()]);
-    assert_eq!(here("b"), [("b".to_owned(), None), passed]);
-    assert_eq!(here("c"), [("everywhere".to_owned(), None)]);
+    // The last one is for nodes that the others are not for.
+    assert_eq!(
+        compiled.config.peers.keys().collect::<Vec<_>>(),
+        ["a", "b", "everywhere"]
+    );
+    let verdict = &compiled.verdicts[&ConfigObject::Peer("again".into())];
+    assert_eq!(verdict.reason, Reason::DuplicatePeer);
 }
 
 #[test]
