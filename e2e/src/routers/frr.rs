@@ -26,6 +26,9 @@ pub const DAEMONS: [&str; 3] = ["zebra", "bgpd", "bfdd"];
 /// Where zebra listens for the others.
 const ZEBRA_SOCKET: &str = "/run/frr/zserv.api";
 
+/// Zebra's number among routing protocols (`RTPROT_ZEBRA`), by which the kernel keeps the next hops that it has made.
+const ZEBRA_PROTOCOL: &str = "11";
+
 /// Well-known communities as FRR names them, with their numbers.
 const WELL_KNOWN: [(&str, &str); 10] = [
     ("graceful-shutdown", "65535:0"),
@@ -229,7 +232,7 @@ impl Drop for Frr {
         let _ = self.stop();
         if let Ok(machine) = self.daemons.machine() {
             kernel::flush(&machine, "bgp");
-            let _ = crate::net::in_network(&machine, ["ip", "nexthop", "flush", "proto", "zebra"]).output();
+            kernel::flush_next_hops(&machine, ZEBRA_PROTOCOL);
         }
     }
 }
