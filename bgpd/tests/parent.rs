@@ -85,6 +85,28 @@ async fn a_daemon_that_is_killed_is_back_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_has_seized_up_is_replaced() {
+    let mut stage = Stage::new(GRACEFUL);
+    stage.start_parent(&["--answer-timeout=2s"]);
+    let (_speaker, _task) = stage.speaker();
+    stage.announce().await;
+    let first = stage.daemon_pid().unwrap();
+    let stop = std::process::Command::new("kill")
+        .args(["-STOP", &first.to_string()])
+        .status();
+    assert!(stop.unwrap().success());
+    let replaced = stage.wait("another daemon", |stage| {
+        stage.daemon_pid().is_some_and(|pid| pid != first)
+    });
+    println!("replaced after {} ms, timeout 2000 ms", replaced.as_millis());
+    assert_eq!(stage.daemon().await.global().await.unwrap(), None);
+    // One that answers is left alone for longer than the timeout.
+    let second = stage.daemon_pid();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(stage.daemon_pid(), second, "{}", stage.logs());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_ends_and_keeps_its_routes_sends_no_notification() {
     let mut stage = Stage::new(GRACEFUL);
     stage.start_parent(&[]);

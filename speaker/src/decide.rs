@@ -105,7 +105,15 @@ pub struct Decision {
 pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
     let pools: Vec<_> = index.pools.values().cloned().collect();
     let advertisements: Vec<_> = index.advertisements.values().cloned().collect();
-    let config = compile(&Written::new(&pools, &advertisements)).config;
+    let peers: Vec<_> = index.bgp_peers.values().cloned().collect();
+    let bgp_advertisements: Vec<_> = index.bgp_advertisements.values().cloned().collect();
+    let config = compile(&Written {
+        pools: &pools,
+        advertisements: &advertisements,
+        peers: &peers,
+        bgp_advertisements: &bgp_advertisements,
+    })
+    .config;
     let ownership = resolve(index.services.values(), &config, inputs.class);
     let node = index.nodes.get(inputs.me.as_str());
     let evaluations = evaluate(&eligibility::View {

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub(super) struct Daemons {
     pub(super) lab: Lab,
     pub(super) place: Place,
-    /// In the order in which they start; they end in the reverse one.
+    /// In the order in which they start.
     pub(super) specs: Vec<ServiceSpec>,
 }
 
@@ -34,12 +34,17 @@ impl Daemons {
             .try_for_each(|spec| machine.start_service(spec.clone()))
     }
 
-    /// Ends all that run; a daemon that does not heed the signal is killed.
+    /// Ends all that run, in the reverse order; a daemon that does not heed the signal is killed.
     pub(super) fn end(&self, signal: Signal) -> Result<()> {
+        let names = self.specs.iter().rev().map(|spec| &spec.name);
+        names.into_iter().try_for_each(|name| self.end_one(name, signal))
+    }
+
+    /// Kills all that run, the first one first: it must not see the others die, and tidy up after them.
+    pub(super) fn kill(&self) -> Result<()> {
         self.specs
             .iter()
-            .rev()
-            .try_for_each(|spec| self.end_one(&spec.name, signal))
+            .try_for_each(|spec| self.end_one(&spec.name, Signal::SIGKILL))
     }
 
     /// Ends one of them, if it runs.

@@ -64,34 +64,29 @@ impl Frr {
     /// When it cannot be installed or started, or refuses the configuration.
     pub fn start_at(lab: &Lab, place: Place, config: &str) -> Result<Self> {
         routing_packages(&Progress::stderr())?;
+        let frr = Self::of(lab, place, config);
+        frr.daemons.kill()?;
+        // FRR's daemons drop their rights to this user before they write here.
+        let mkdir = ["install", "-d", "-o", "frr", "-g", "frr", "/run/frr"];
+        run(frr.daemons.machine()?.command(mkdir), "make /run/frr")?;
+        frr.restart()?;
+        Ok(frr)
+    }
+
+    /// What this would be if it ran.
+    pub(super) fn of(lab: &Lab, place: Place, config: &str) -> Self {
         let spec = |daemon: &str| {
-            let argv = [
-                &format!("/usr/lib/frr/{daemon}"),
-                "-A",
-                "127.0.0.1",
-                "--log",
-                "stdout",
-            ];
-            ServiceSpec::new(&service(daemon), argv)
+            let program = format!("/usr/lib/frr/{daemon}");
+            ServiceSpec::new(&service(daemon), [&program, "-A", "127.0.0.1", "--log", "stdout"])
         };
-        let frr = Self {
+        Self {
             daemons: Daemons {
                 lab: lab.clone(),
                 place,
                 specs: DAEMONS.into_iter().map(spec).collect(),
             },
             config: Mutex::new(config.to_owned()),
-        };
-        frr.daemons.end(Signal::SIGKILL)?;
-        // FRR's daemons drop their rights to this user before they write here.
-        let mut command = frr
-            .daemons
-            .machine()?
-            .command(["install", "-d", "-o", "frr", "-g", "frr", "/run/frr"]);
-        command.current_dir("/");
-        run(command, "make /run/frr")?;
-        frr.restart()?;
-        Ok(frr)
+        }
     }
 
     /// Changes the configuration by lines as `frr.conf` has them.
@@ -154,7 +149,7 @@ impl Frr {
     /// # Errors
     /// When the place does not run.
     pub fn kill(&self) -> Result<()> {
-        self.daemons.end(Signal::SIGKILL)
+        self.daemons.kill()
     }
 
     /// Ends one of [`DAEMONS`] by a signal.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use super::super::{Family, Neighbor, Path};
 
@@ -39,7 +40,7 @@ fn received(block: &str) -> BTreeMap<Family, u64> {
             "Channel ipv6" => Some(Family::V6),
             _ => channel,
         };
-        let routes = line.strip_prefix("Routes:").and_then(|rest| first_number(rest));
+        let routes = line.strip_prefix("Routes:").and_then(first_number);
         if let (Some(family), Some(routes)) = (channel, routes) {
             received.insert(family, routes);
         }
@@ -88,18 +89,8 @@ pub(super) fn paths(answer: &str, used: &[IpAddr], established: &[&str]) -> Vec<
             continue;
         };
         match key {
-            "BGP.next_hop" => {
-                path.next_hops = value
-                    .split_whitespace()
-                    .filter_map(|hop| hop.parse().ok())
-                    .collect()
-            }
-            "BGP.as_path" => {
-                path.as_path = value
-                    .split_whitespace()
-                    .filter_map(|asn| asn.parse().ok())
-                    .collect()
-            }
+            "BGP.next_hop" => path.next_hops = words(value),
+            "BGP.as_path" => path.as_path = words(value),
             "BGP.local_pref" => path.local_pref = value.parse().ok(),
             "BGP.med" => path.med = value.parse().ok(),
             "BGP.community" => path.communities = communities(value),
@@ -111,6 +102,14 @@ pub(super) fn paths(answer: &str, used: &[IpAddr], established: &[&str]) -> Vec<
         path.used = path.next_hops.iter().any(|hop| used.contains(hop));
     }
     paths
+}
+
+/// Those words that are what is wanted; an AS path may also hold sets, in braces.
+fn words<T: FromStr>(value: &str) -> Vec<T> {
+    value
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 /// `(64500,1) (65535,0)` or `(64500, 2, 3)` as `64500:1` and so on.

@@ -3,7 +3,7 @@
 use fairlead_core::config::{BgpAdvertisement, Peer, PeerEndpoint, RemoteAsn};
 
 use super::*;
-use crate::snapshot::Bgp;
+use crate::snapshot::{Bgp, Identity};
 
 fn peer() -> Peer {
     Peer {
@@ -66,6 +66,7 @@ fn snapshot(announced: &[u8], aggregation: u8) -> Snapshot {
             cordoned: false,
             routes: vec![route(1), route(2)],
             passwords: BTreeMap::new(),
+            identity: Identity::default(),
         },
         ..Snapshot::default()
     }
@@ -133,7 +134,7 @@ fn what_is_kept_for_the_next_process_gives_the_same_again() {
     let before = snapshot(&[1], 24);
     let decision = went_on(&before, &world, &established());
     let passwords = BTreeMap::from([("tor".to_owned(), "secret".to_owned())]);
-    let kept = Bgp::of(&decision, passwords.clone());
+    let kept = Bgp::of(&decision, passwords.clone(), Identity::default());
     let expected = Bgp {
         passwords,
         ..before.bgp.clone()
@@ -142,7 +143,10 @@ fn what_is_kept_for_the_next_process_gives_the_same_again() {
     let text = serde_json::to_string(&kept).unwrap();
     assert_eq!(serde_json::from_str::<Bgp>(&text).unwrap(), kept);
     // Also what an ending process keeps, for which nobody announces anything any more.
-    assert_eq!(Bgp::of(&decision.parting(), kept.passwords.clone()), kept);
+    assert_eq!(
+        Bgp::of(&decision.parting(), kept.passwords.clone(), Identity::default()),
+        kept
+    );
 }
 
 #[test]
