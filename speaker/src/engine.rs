@@ -498,7 +498,7 @@ impl Speaker {
                 bgp: self
                     .router
                     .enabled()
-                    .then(|| report::state(&known.bgp, &decision.bgp.wanted, self.begun)),
+                    .then(|| report::state(&known.bgp, &decision.bgp, self.begun)),
                 identity: self.router.identity(),
                 leaving: known.leaving,
                 last: ends,
