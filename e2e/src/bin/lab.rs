@@ -27,7 +27,7 @@ use tokio::{
 /// A real bare-metal Kubernetes cluster on one Linux machine, of network namespaces.
 ///
 /// A switch, nodes with a real kubelet, containerd and kube-proxy each, a control plane, a router that is the nodes'
-/// gateway, a client behind that router and one on the nodes' own segment. Must be run as root.
+/// gateway and a second one, a client behind each router and one on the nodes' own segment. Must be run as root.
 #[derive(Parser)]
 #[command(name = "lab", after_help = TOPOLOGY)]
 struct Arguments {
@@ -39,11 +39,12 @@ struct Arguments {
 }
 
 const TOPOLOGY: &str = "\
-PLACE is one of node1…nodeN, client, lan-client, router, control-plane, switch.
+PLACE is one of node1…nodeN, client, client2, lan-client, router, router2, control-plane, switch.
 
-  client ── 172.31.0.0/24 ── router ── switch ─┬─ control-plane   172.30.0.2
-  172.31.0.2      fd00:31::/64   172.30.0.1    ├─ node1 … nodeN   172.30.0.11 …
-                                               └─ lan-client      172.30.0.200";
+  client  ── 172.31.0.0/24 ── router  ──┬─ switch ─┬─ control-plane   172.30.0.2
+  172.31.0.2   fd00:31::/64   172.30.0.1│          ├─ node1 … nodeN   172.30.0.11 …
+  client2 ── 172.32.0.0/24 ── router2 ──┘          └─ lan-client      172.30.0.200
+  172.32.0.2   fd00:32::/64   172.30.0.3";
 
 #[derive(Subcommand)]
 enum Action {
