@@ -64,13 +64,22 @@ impl Load {
     /// # Errors
     /// When one died without a report.
     pub fn stop(self) -> Result<Seen> {
+        self.stop_and_tell().map(|(seen, _)| seen)
+    }
+
+    /// The same, and when the first connection began that failed, in milliseconds of Unix time.
+    ///
+    /// # Errors
+    /// As [`Load::stop`].
+    pub fn stop_and_tell(self) -> Result<(Seen, Option<i64>)> {
         let reports: Result<Vec<Report>> = self.clients.into_iter().map(RunningClient::stop).collect();
         Ok(Seen::of(&reports?, self.every))
     }
 }
 
 impl Seen {
-    fn of(reports: &[Report], every: Duration) -> Self {
+    /// And when the first connection began that failed.
+    fn of(reports: &[Report], every: Duration) -> (Self, Option<i64>) {
         let mut seen = Self::default();
         // Milliseconds of Unix time at which connections began that failed.
         let mut failed: Vec<i64> = Vec::new();
@@ -94,7 +103,7 @@ impl Seen {
             let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1);
             seen.outage_ms = last.abs_diff(*first) + every;
         }
-        seen
+        (seen, failed.iter().min().copied())
     }
 
     /// The share of each pod in a hundred good answers.
@@ -145,15 +154,14 @@ mod tests {
 
     #[test]
     fn an_outage_is_that_of_all_clients() {
-        let seen = Seen::of(
+        let (seen, first) = Seen::of(
             &[report(10_000, &[100, 300]), report(10_005, &[400])],
             Duration::from_millis(10),
         );
+        assert_eq!(first, Some(10_100));
         assert_eq!((seen.requests, seen.failed, seen.outage_ms), (100, 3, 315));
         assert_eq!(seen.shares()["web-node1"], 75.0);
-        assert_eq!(
-            Seen::of(&[report(0, &[])], Duration::from_millis(10)).outage_ms,
-            0
-        );
+        let (seen, first) = Seen::of(&[report(0, &[])], Duration::from_millis(10));
+        assert_eq!((seen.outage_ms, first), (0, None));
     }
 }
