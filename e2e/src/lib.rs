@@ -34,6 +34,7 @@ pub mod preflight;
 pub mod product;
 pub mod progress;
 pub mod random;
+pub mod routers;
 pub mod soak;
 pub mod topology;
 

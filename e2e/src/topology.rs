@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
 
@@ -115,6 +115,16 @@ impl Place {
         self.interfaces().into_iter().next()
     }
 
+    /// Who has an address on a cable of the lab; also by the link-local address that an interface makes of its MAC.
+    pub fn by_address(address: IpAddr) -> Option<Self> {
+        Self::all(MAX_NODES).into_iter().find(|place| {
+            place
+                .interfaces()
+                .iter()
+                .any(|i| address == i.v4 || address == i.v6 || address == i.link_local())
+        })
+    }
+
     /// Whether it passes on packets that are not for itself.
     pub fn forwards(self) -> bool {
         self.is_router() || matches!(self, Self::Node(_))
@@ -197,6 +207,23 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// The IPv6 link-local address that the kernel gives it (modified EUI-64, RFC 4291 appendix A).
+    pub fn link_local(&self) -> Ipv6Addr {
+        let (segment, host) = (self.v4.octets()[1], self.v4.octets()[3]);
+        // The MAC's bytes as they read: 02:fa:17 ff:fe ea:30:0b, with the bit of the first flipped.
+        let segment = u16::from(segment / 10) << 4 | u16::from(segment % 10);
+        Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            0x00fa,
+            0x17ff,
+            0xfeea,
+            segment << 8 | u16::from(host),
+        )
+    }
+
     fn new(name: &'static str, segment: Segment, host: u8) -> Self {
         // The decimal digits of the host part are reused as IPv6 digits, so that both read alike.
         let digits = u16::from(host / 100) << 8 | u16::from(host / 10 % 10) << 4 | u16::from(host % 10);
@@ -269,6 +296,20 @@ mod tests {
         let v6: BTreeSet<_> = interfaces.iter().map(|i| i.v6).collect();
         assert_eq!(macs.len(), interfaces.len());
         assert_eq!(v6.len(), interfaces.len());
+    }
+
+    #[test]
+    fn places_are_found_by_their_addresses() {
+        for (address, place) in [
+            ("172.30.0.12", Some(Place::Node(2))),
+            ("fd00:30::3", Some(Place::Router2)),
+            ("172.32.0.1", Some(Place::Router2)),
+            ("fe80::fa:17ff:feea:300b", Some(Place::Node(1))),
+            ("fe80::fa:17ff:feea:3001", Some(Place::Router)),
+            ("172.30.0.77", None),
+        ] {
+            assert_eq!(Place::by_address(address.parse().unwrap()), place, "{address}");
+        }
     }
 
     #[test]
