@@ -69,7 +69,7 @@ impl FibWatch {
     fn wait_listening(&self, lab: &Lab, place: Place) -> Result<()> {
         const CANARY: &str = "192.0.2.255/32";
         let canary: IpNet = CANARY.parse().map_err(|_| LabError::Refused(CANARY.to_owned()))?;
-        let seen = crate::product::wait_for("ip monitor to listen", Duration::from_secs(10), || {
+        crate::product::wait_for("ip monitor to listen", Duration::from_secs(10), || {
             for verb in ["replace", "del"] {
                 let mut argv = vec!["ip", "route", verb];
                 if verb == "replace" {
@@ -80,8 +80,7 @@ impl FibWatch {
             }
             let told = self.changes().iter().any(|change| change.to == canary);
             told.then_some(()).ok_or_else(|| "nothing is told".to_owned())
-        });
-        seen
+        })
     }
 
     fn changes(&self) -> MutexGuard<'_, Vec<Change>> {
@@ -131,22 +130,6 @@ impl FibWatch {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// When the number of different destinations within `net` that have a next hop first was `count`, if it was.
-    pub fn reached(&self, net: IpNet, count: usize) -> Option<Instant> {
-        let mut there = BTreeSet::new();
-        for change in self.changes().iter().filter(|c| net.contains(&c.to)) {
-            if change.next_hops.is_empty() {
-                there.remove(&change.to);
-            } else {
-                there.insert(change.to);
-            }
-            if there.len() >= count {
-                return Some(change.at);
-            }
-        }
-        None
     }
 }
 

@@ -9,7 +9,7 @@ pub const NODES_ASN: u32 = 64500;
 pub fn peer(name: &str, address: &str, remote_asn: u32, spec: Value) -> Value {
     let mut all = json!({
         "myASN": NODES_ASN, "remoteASN": remote_asn, "address": address,
-        "holdTime": "9s", "keepaliveTime": "3s", "connectRetryTime": "1s",
+        "holdTime": "9s", "keepaliveTime": "3s", "connectRetryTime": "2s",
     });
     merge(&mut all, spec);
     object("BGPPeer", name, all)

@@ -1,7 +1,7 @@
 //! What a trial is about: a Service with an endpoint on every node, announced by all nodes to the lab's router, which
 //! spreads connections over them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -15,10 +15,9 @@ use crate::error::Result;
 use crate::failover::Scene;
 use crate::lab::Lab;
 use crate::product::{Cluster, wait_for};
+use crate::routers::{FRR_ASN, Frr, Nodes, Router};
 use crate::topology::Place;
 
-/// ASN of the lab's router.
-pub const ROUTER_ASN: u32 = 64512;
 /// How long sessions and routes may take to be as they should.
 const SETTLED: Duration = Duration::from_secs(90);
 
@@ -28,15 +27,22 @@ pub struct Stage<'a> {
     pub scene: Scene<'a>,
     /// Name of the namespace, the pool, the advertisement and the peer.
     pub name: String,
+    /// The router.
+    pub frr: Frr,
 }
 
 impl<'a> Stage<'a> {
-    /// Makes the Service with an address of `pool`, and what announces it. Fairlead is installed with BGP, the router
-    /// takes sessions, and the namespace exists.
+    /// Starts the router, and makes the Service with an address of `pool` and what announces it. Fairlead is installed
+    /// with BGP, and the namespace exists.
     ///
     /// # Errors
     /// What the API server refuses, or what does not come up.
     pub fn set_up(lab: &'a Lab, cluster: &'a Cluster, name: &str, pool: &str) -> Result<Self> {
+        let nodes = Nodes {
+            bfd: true,
+            ..Nodes::default()
+        };
+        let frr = Frr::start(lab, &nodes)?;
         let mut addresses = crate::product::manifests::pool(name, &[pool]);
         addresses["spec"]["health"] = json!({
             "interval": format!("{PROBE_INTERVAL_MS}ms"), "failureThreshold": PROBE_THRESHOLD,
@@ -46,6 +52,7 @@ impl<'a> Stage<'a> {
         Ok(Self {
             scene: Scene::set_up(lab, cluster, Contender::Fairlead, name, "IPv4")?,
             name: name.to_owned(),
+            frr,
         })
     }
 
@@ -58,7 +65,7 @@ impl<'a> Stage<'a> {
             .uplink()
             .map(|i| i.v4.to_string())
             .unwrap_or_default();
-        let peer = manifests::peer(&self.name, &router, ROUTER_ASN, peering.spec());
+        let peer = manifests::peer(&self.name, &router, FRR_ASN, peering.spec());
         self.scene.cluster.apply(&peer).map(drop)
     }
 
@@ -92,22 +99,8 @@ impl<'a> Stage<'a> {
                 Err(format!("{sessions:?}"))
             }
         })?;
-        let wanted: BTreeSet<IpAddr> = self
-            .scene
-            .lab
-            .nodes()
-            .into_iter()
-            .filter_map(node_address)
-            .collect();
-        wait_for("the router to send to every node", SETTLED, || {
-            let now =
-                kernel_next_hops(self.scene.lab, Place::Router, self.route()).map_err(|e| e.to_string())?;
-            if now == wanted {
-                Ok(())
-            } else {
-                Err(format!("{now:?}"))
-            }
-        })
+        self.frr
+            .wait_leads_to(self.route(), &self.scene.lab.nodes(), SETTLED)
     }
 
     /// Takes away what announces, and the namespace.
@@ -147,56 +140,4 @@ pub fn sessions(cluster: &Cluster, peer: &str) -> Result<BTreeMap<String, Value>
         Some((state["metadata"]["name"].as_str()?.to_owned(), own.clone()))
     };
     Ok(states.iter().filter_map(session).collect())
-}
-
-/// The next hops of a route in the kernel of a place; none if there is no such route.
-///
-/// # Errors
-/// When the place does not run.
-pub fn kernel_next_hops(lab: &Lab, place: Place, to: IpNet) -> Result<BTreeSet<IpAddr>> {
-    let family = if to.addr().is_ipv4() { "-4" } else { "-6" };
-    let output = lab.exec(
-        place,
-        ["ip", "-j", family, "route", "show", "exact", &to.to_string()],
-    )?;
-    let routes: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    Ok(routes.iter().flat_map(next_hops).collect())
-}
-
-/// Of one route as `ip -j` tells it.
-fn next_hops(route: &Value) -> BTreeSet<IpAddr> {
-    let leg = |leg: &Value| {
-        let text = leg["gateway"].as_str().or_else(|| leg["via"]["host"].as_str());
-        text.and_then(|text| text.parse().ok())
-    };
-    match route["nexthops"].as_array() {
-        Some(legs) => legs.iter().filter_map(leg).collect(),
-        None => leg(route).into_iter().collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_next_hops_of_ip() {
-        let hops = |route: Value| {
-            next_hops(&route)
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            hops(json!({"dst": "198.51.100.1", "gateway": "172.30.0.11", "dev": "eth0"})),
-            ["172.30.0.11"]
-        );
-        assert_eq!(
-            hops(
-                json!({"nexthops": [{"gateway": "172.30.0.11"}, {"via": {"family": "inet6", "host": "fe80::1"}}]})
-            ),
-            ["172.30.0.11", "fe80::1"]
-        );
-        assert!(hops(json!({"dst": "198.51.100.1", "dev": "eth0"})).is_empty());
-    }
 }
