@@ -9,9 +9,12 @@ MAKEFLAGS += --no-print-directory
 CARGO ?= cargo
 PROGRAMS := fairlead-controller fairlead-speaker fairlead-node-agent
 PROGRAM_PATHS := $(PROGRAMS:%=target/release/%)
+# The parent of the BGP daemon, and the daemon itself, in an image of their own. The version is that of the Go module.
+BGP_PROGRAM := fairlead-bgpd
+GOBGP_VERSION := v4.8.0
 # What the image is made with, and what the network namespace tests use; the lab installs what it needs itself.
 IMAGE_PACKAGES := buildah
-NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping ndisc6 conntrack socat
+NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping ndisc6 conntrack socat frr bird2
 CARGO_DENY := 0.20.2
 LAB := target/debug/lab
 # Names of the labs that the demo, the tests and the benchmarks bring up.
@@ -45,9 +48,9 @@ unit: ## Unit and property tests (no root needed)
 	$(CARGO) test -q --workspace
 
 .PHONY: netns
-netns: ## Tests with real packets in network namespaces (root)
+netns: gobgpd ## Tests with real packets in network namespaces (root)
 	@scripts/packages.sh $(NETNS_PACKAGES)
-	scripts/twice.sh $(CARGO) test -q -p fairlead-speaker -p fairlead-node-agent --features fairlead-speaker/netns,fairlead-node-agent/netns --tests --no-fail-fast -- --test-threads=2
+	scripts/twice.sh $(CARGO) test -q -p fairlead-speaker -p fairlead-node-agent -p fairlead-bgpd --features fairlead-speaker/netns,fairlead-node-agent/netns,fairlead-bgpd/netns --tests --no-fail-fast -- --test-threads=2
 
 .PHONY: e2e
 e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken down afterwards (root)
@@ -122,14 +125,19 @@ build: ## Build all programs (debug)
 	$(CARGO) build --workspace
 
 .PHONY: images
-images: $(PROGRAM_PATHS) ## Build the OCI image: target/images/fairlead.tar
+images: $(PROGRAM_PATHS) target/release/$(BGP_PROGRAM) gobgpd ## Build the OCI images: target/images/fairlead.tar and fairlead-gobgp.tar
 	@scripts/packages.sh $(IMAGE_PACKAGES)
-	scripts/image.sh $(PROGRAM_PATHS)
+	scripts/image.sh fairlead Dockerfile $(PROGRAM_PATHS)
+	LICENSES=target/gobgpd/licenses scripts/image.sh fairlead-gobgp Dockerfile.gobgp target/release/$(BGP_PROGRAM) target/gobgpd/gobgpd target/gobgpd/gobgp
+
+.PHONY: gobgpd
+gobgpd: ## Build the BGP daemon from its Go module: target/gobgpd/gobgpd
+	@scripts/gobgpd.sh $(GOBGP_VERSION)
 
 # Cargo knows what is out of date.
-.PHONY: $(PROGRAM_PATHS) $(LAB)
-$(PROGRAM_PATHS) &:
-	$(CARGO) build --release $(PROGRAMS:%=-p %)
+.PHONY: $(PROGRAM_PATHS) target/release/$(BGP_PROGRAM) $(LAB)
+$(PROGRAM_PATHS) target/release/$(BGP_PROGRAM) &:
+	$(CARGO) build --release $(PROGRAMS:%=-p %) -p $(BGP_PROGRAM)
 
 $(LAB):
 	$(CARGO) build -p fairlead-e2e --bins

@@ -5,6 +5,7 @@
 
 mod advertisement;
 mod bgp_advertisement;
+pub mod community;
 pub mod duration;
 mod health;
 mod interfaces;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 
 pub use advertisement::{Advertisement, ConflictPolicy, Preference, RawAdvertisement};
 pub use bgp_advertisement::{BgpAdvertisement, RawBgpAdvertisement};
+pub use community::{Community, WELL_KNOWN_COMMUNITIES};
 pub use health::{Health, RawHealth};
 pub use interfaces::Interfaces;
 pub use peer::{Bfd, GracefulRestart, Peer, PeerEndpoint, RawBfd, RawGracefulRestart, RawPeer, RemoteAsn};
@@ -34,6 +36,10 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     /// Accepted advertisements by name.
     pub advertisements: BTreeMap<String, Advertisement>,
+    /// Accepted BGP peers by name.
+    pub peers: BTreeMap<String, Peer>,
+    /// Accepted BGP advertisements by name.
+    pub bgp_advertisements: BTreeMap<String, BgpAdvertisement>,
     /// Which pool each address belongs to.
     owners: RangeMap<String>,
 }

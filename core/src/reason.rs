@@ -48,6 +48,8 @@ reasons! {
     InUse,
     /// An advertisement or a Service names a pool that does not exist or was refused.
     UnknownPool,
+    /// Two BGPAdvertisements say different things of one route to one peer.
+    ConflictingAttributes,
 
     // --- assignment ------------------------------------------------------------------------------------------
     /// An address is assigned.
@@ -123,6 +125,12 @@ reasons! {
     StrictARPNeeded,
     /// Another machine, which is no speaker, uses the address.
     AddressConflict,
+    /// The speaker runs without BGP.
+    BgpNotEnabled,
+    /// This node has no session to announce the address on.
+    NoSession,
+    /// The node is cordoned, or its speaker is shutting down, and other nodes announce the address by BGP.
+    Draining,
     /// The node could announce the address, but another one was elected.
     NotElected,
     /// The address is announced.

@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use self::outlets::Outlets;
 use self::start::{Progress, Start};
 use crate::datapath::Memory;
-use crate::decide::{Decision, Inputs, decide, go_on};
+use crate::decide::{Decision, Inputs, Routing, decide, go_on};
 use crate::disputes;
 use crate::health::{self, Health};
 use crate::index::{Index, follow_all};
@@ -47,6 +47,8 @@ use crate::status::{Since, names};
 
 /// For the last write of the NodeState when the speaker ends.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+/// How long routes of a node that is cordoned go out as less preferred ones.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Between two answers to one speaker that announces what this node announces and that the gossip does not reach.
 const INSIST: Duration = Duration::from_secs(10);
 
@@ -114,6 +116,7 @@ pub async fn run(
         settings.gossip_secret.clone(),
         key_sender,
     ));
+    let (_password_sender, passwords) = watch::channel(before.bgp.passwords.clone());
     let (snapshots, to_keep) = watch::channel(None);
     let keeping = tokio::spawn(snapshot::keep(settings.snapshot.clone(), to_keep));
     let (desired, desired_receiver) = watch::channel(None);
@@ -153,6 +156,8 @@ pub async fn run(
     let mut speaker = Speaker {
         offered: BTreeMap::new(),
         eligible_since: BTreeMap::new(),
+        established: BTreeSet::new(),
+        draining: BTreeMap::new(),
         held: before.held(),
         data_path: Memory::default(),
         start: Start::new(started),
@@ -166,6 +171,7 @@ pub async fn run(
             contents,
             snapshots,
             keys,
+            passwords,
             incarnation,
             since: Since::continued(&before.status),
             port: settings.gossip_port,
@@ -248,6 +254,8 @@ struct Speaker {
     held: BTreeMap<IpAddr, Hold>,
     offered: BTreeMap<IpAddr, Duration>,
     eligible_since: BTreeMap<IpAddr, Duration>,
+    established: BTreeSet<String>,
+    draining: BTreeMap<IpAddr, Duration>,
     data_path: Memory,
     start: Start,
     guard: Option<fairlead_runtime::Guard>,
@@ -317,6 +325,12 @@ impl Speaker {
             held: &self.held,
             offered: &self.offered,
             eligible_since: &self.eligible_since,
+            routing: Routing {
+                enabled: false,
+                established: &self.established,
+                draining: &self.draining,
+                drain_time: DRAIN_TIME,
+            },
             leaving: known.leaving,
             departing: self.departing.is_some(),
             now,
@@ -406,6 +420,7 @@ impl Speaker {
         self.held.clone_from(&decision.plan.held);
         self.offered.clone_from(&decision.plan.offered);
         self.eligible_since.clone_from(&decision.plan.eligible_since);
+        self.draining.clone_from(&decision.bgp.draining);
         let ends = self.departing.is_some_and(|since| {
             let late = now >= since + self.settings.handover_timeout;
             if late && !decision.contested.is_empty() {
@@ -415,6 +430,7 @@ impl Speaker {
         });
         let wakes = [
             decision.plan.wake.map(|wake| self.started + wake),
+            decision.bgp.wake.map(|wake| self.started + wake),
             self.data_path
                 .expires()
                 .filter(|end| *end >= now)

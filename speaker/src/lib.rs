@@ -11,6 +11,7 @@
 //!
 //! [`engine`] owns all tasks; [`decide`] is pure and rests on `fairlead_core::announce`.
 
+pub mod bgp;
 pub mod datapath;
 pub mod decide;
 pub mod disputes;

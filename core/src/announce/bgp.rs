@@ -1,4 +1,15 @@
 //! What the BGP daemon of this node is to do.
+//!
+//! Every node that passed the filters announces. [`plan`] makes routes of addresses and advertisements: which prefixes go
+//! to which peers, with what attributes. It is memoryless but for the time since when a node that drains knows of others.
+
+mod attributes;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub use attributes::{DRAIN_PREPEND, GRACEFUL_SHUTDOWN};
+pub use plan::{Announced, Input, Plan, plan};
 
 use std::collections::{BTreeMap, BTreeSet};
 

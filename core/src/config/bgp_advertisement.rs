@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::selector::Selector;
 
 /// A `BGPAdvertisement` as written by the user.
@@ -34,7 +36,7 @@ pub struct RawBgpAdvertisement {
 }
 
 /// A checked advertisement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BgpAdvertisement {
     /// Name of the object.
     pub name: String,

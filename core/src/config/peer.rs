@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Family;
 use crate::selector::Selector;
 
@@ -72,7 +74,7 @@ pub struct RawGracefulRestart {
 }
 
 /// A checked peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name of the object.
     pub name: String,
@@ -113,7 +115,7 @@ pub struct Peer {
 }
 
 /// The ASN of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RemoteAsn {
     /// This one.
     Number(u32),
@@ -124,7 +126,7 @@ pub enum RemoteAsn {
 }
 
 /// Where a peer is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerEndpoint {
     /// At this address.
     Address(IpAddr),
@@ -133,7 +135,7 @@ pub enum PeerEndpoint {
 }
 
 /// Times of BFD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bfd {
     /// Fastest that we receive.
     pub receive_interval: Duration,
@@ -144,7 +146,7 @@ pub struct Bfd {
 }
 
 /// Times of graceful restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GracefulRestart {
     /// How long the peer keeps our routes without a session.
     pub restart_time: Duration,

@@ -141,6 +141,8 @@ struct Run {
     leaving: bool,
     departing: bool,
     sightings: Sightings,
+    established: BTreeSet<String>,
+    draining: BTreeMap<IpAddr, Duration>,
 }
 
 fn run() -> Run {
@@ -151,6 +153,8 @@ fn run() -> Run {
         departing: false,
         sightings: Sightings::default(),
         ipvs: BTreeSet::new(),
+        established: BTreeSet::new(),
+        draining: BTreeMap::new(),
     }
 }
 
@@ -198,6 +202,12 @@ fn decided(world: &World, run: &Run) -> Decision {
             held: &run.held,
             offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
             eligible_since: &BTreeMap::new(),
+            routing: Routing {
+                enabled: true,
+                established: &run.established,
+                draining: &run.draining,
+                drain_time: Duration::from_secs(5),
+            },
             leaving: run.leaving,
             departing: run.departing,
             now,
@@ -473,6 +483,7 @@ fn targets_are_probed_as_their_pools_say_and_shared_ones_in_the_strictest_way() 
     let evaluation = |health| Evaluation {
         services: Vec::new(),
         outcome: Err(Refusal::new(Reason::ProbePending, "")),
+        bgp: None,
         probes: BTreeSet::from([target.clone()]),
         health,
     };

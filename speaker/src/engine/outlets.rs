@@ -21,7 +21,7 @@ use crate::links::Links;
 use crate::membership::node::View;
 use crate::membership::seal::Key as GossipKey;
 use crate::membership::task::{Contents, Peers};
-use crate::membership::wire::{Key, Meta, encode_candidacy};
+use crate::membership::wire::{Key, Meta, ROUTED, encode_candidacy};
 use crate::metrics::Metrics;
 use crate::publish::Desired;
 use crate::snapshot::{self, Claim, Snapshot};
@@ -38,6 +38,8 @@ pub(super) struct Outlets {
     pub contents: watch::Sender<Contents>,
     pub snapshots: watch::Sender<Option<Snapshot>>,
     pub keys: watch::Receiver<Vec<GossipKey>>,
+    /// Passwords of BGP sessions by the name of their Secret.
+    pub passwords: watch::Receiver<BTreeMap<String, String>>,
     pub incarnation: i64,
     pub since: Since,
     pub port: u16,
@@ -132,6 +134,7 @@ impl Outlets {
                 .map(|(node, meta)| (node.to_string(), macs(meta)))
                 .collect(),
             claims,
+            bgp: snapshot::Bgp::of(news.decision, self.passwords.borrow().clone()),
             status: status.clone(),
             // When, and of which boot, is filled in when it is written.
             ..Snapshot::default()
@@ -143,6 +146,8 @@ impl Outlets {
         let mut contents: Contents = candidacies
             .map(|(address, candidacy)| (Key::address(*address), encode_candidacy(candidacy)))
             .collect();
+        let offers = news.decision.bgp.offers.iter();
+        contents.extend(offers.map(|address| (Key::route(*address), ROUTED.to_vec())));
         // All interfaces, since a node may begin to announce on any of them before the others have heard of it.
         let macs: BTreeSet<Mac> = news.links.values().map(|link| link.mac).collect();
         contents.insert(
