@@ -10,7 +10,7 @@ CARGO ?= cargo
 PROGRAMS := fairlead-controller fairlead-speaker fairlead-node-agent
 PROGRAM_PATHS := $(PROGRAMS:%=target/release/%)
 # The parent of the BGP daemon, and the daemon itself, in an image of their own. The version is that of the Go module.
-BGP_PROGRAM := fairlead-bgpd
+BGP_PROGRAM_PATH := target/release/fairlead-bgpd
 GOBGP_VERSION := v4.8.0
 # What the image is made with, and what the network namespace tests use; the lab installs what it needs itself.
 IMAGE_PACKAGES := buildah
@@ -30,7 +30,7 @@ help: ## List the targets
 ##### Main job
 
 .PHONY: demo
-demo: images $(LAB) ## Bring up a cluster on this machine, install Fairlead, curl an external IP, and cordon its node
+demo: image $(LAB) ## Bring up a cluster on this machine, install Fairlead, curl an external IP, and cordon its node
 	target/debug/demo --name $(DEMO_LAB)
 
 .PHONY: demo-down
@@ -125,19 +125,29 @@ build: ## Build all programs (debug)
 	$(CARGO) build --workspace
 
 .PHONY: images
-images: $(PROGRAM_PATHS) target/release/$(BGP_PROGRAM) gobgpd ## Build the OCI images: target/images/fairlead.tar and fairlead-gobgp.tar
+images: image image-gobgp ## Build the OCI images: target/images/fairlead.tar and fairlead-gobgp.tar
+
+.PHONY: image
+image: $(PROGRAM_PATHS)
 	@scripts/packages.sh $(IMAGE_PACKAGES)
 	scripts/image.sh fairlead Dockerfile $(PROGRAM_PATHS)
-	LICENSES=target/gobgpd/licenses scripts/image.sh fairlead-gobgp Dockerfile.gobgp target/release/$(BGP_PROGRAM) target/gobgpd/gobgpd target/gobgpd/gobgp
+
+.PHONY: image-gobgp
+image-gobgp: $(BGP_PROGRAM_PATH) gobgpd
+	@scripts/packages.sh $(IMAGE_PACKAGES)
+	LICENSES=target/gobgpd/licenses scripts/image.sh fairlead-gobgp Dockerfile.gobgp $(BGP_PROGRAM_PATH) target/gobgpd/gobgpd target/gobgpd/gobgp
 
 .PHONY: gobgpd
 gobgpd: ## Build the BGP daemon from its Go module: target/gobgpd/gobgpd
 	@scripts/gobgpd.sh $(GOBGP_VERSION)
 
 # Cargo knows what is out of date.
-.PHONY: $(PROGRAM_PATHS) target/release/$(BGP_PROGRAM) $(LAB)
-$(PROGRAM_PATHS) target/release/$(BGP_PROGRAM) &:
-	$(CARGO) build --release $(PROGRAMS:%=-p %) -p $(BGP_PROGRAM)
+.PHONY: $(PROGRAM_PATHS) $(BGP_PROGRAM_PATH) $(LAB)
+$(PROGRAM_PATHS) &:
+	$(CARGO) build --release $(PROGRAMS:%=-p %)
+
+$(BGP_PROGRAM_PATH):
+	$(CARGO) build --release -p $(notdir $@)
 
 $(LAB):
 	$(CARGO) build -p fairlead-e2e --bins

@@ -105,6 +105,11 @@ impl Daemon {
         self.child.wait().await
     }
 
+    /// Ends it by force: it does not answer.
+    pub fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
     /// Ends it in the given way, in [`farewell::LIMIT`] and 6 s at the most.
     pub async fn end(mut self, ending: Ending) {
         let parting = tokio::select! {

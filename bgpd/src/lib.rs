@@ -9,8 +9,10 @@
 //! - [`heartbeat`]: the speaker's side.
 //! - [`machine`]: when the daemon is started and ended, as a function of what was heard and the time.
 //! - [`listen`], [`daemon`], [`farewell`]: the socket, the process, and what is asked of the daemon before it ends.
+//! - [`answers`]: whether the daemon still answers at all.
 //! - [`run`]: all of it together.
 
+pub mod answers;
 pub mod daemon;
 pub mod farewell;
 pub mod heartbeat;

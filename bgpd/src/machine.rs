@@ -190,14 +190,13 @@ impl Machine {
 
     /// Is the daemon not to run, and how does it end?
     fn ending(&self, now: Instant) -> Option<Ending> {
-        let gone = |since: Instant| self.speaker.is_none() || since + CLOSES <= now;
+        let over = self.asked.is_some_and(|asked| asked + self.times.end <= now);
+        let gone = |since: Instant| over || self.speaker.is_none() || since + CLOSES <= now;
         match (self.word, self.asked) {
             (Some((End::Withdraw, since)), _) if gone(since) => Some(Ending::Withdraw(Why::Asked)),
             (Some((End::Keep, since)), Some(_)) if gone(since) && !self.silent(now) => Some(Ending::Keep),
             _ if self.silent(now) => Some(Ending::Withdraw(Why::Silent)),
-            (None, Some(asked)) if self.speaker.is_none() || asked + self.times.end <= now => {
-                Some(Ending::Withdraw(Why::Unknown))
-            }
+            (None, Some(_)) if over || self.speaker.is_none() => Some(Ending::Withdraw(Why::Unknown)),
             _ => None,
         }
     }

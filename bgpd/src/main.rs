@@ -34,6 +34,9 @@ struct Arguments {
     /// How long, when asked to end, to wait for a speaker that is alive to say how
     #[arg(long, default_value = "20s", value_parser = seconds, value_name = "TIME")]
     end_timeout: Duration,
+    /// How long the daemon may answer nothing before it is killed and started again
+    #[arg(long, default_value = "30s", value_parser = seconds, value_name = "TIME")]
+    answer_timeout: Duration,
     /// Which log lines are written: a level (error, warn, info, debug, trace), or directives; the daemon writes more with
     /// debug and trace
     #[arg(
@@ -76,6 +79,7 @@ impl Arguments {
                 silence: self.heartbeat_timeout,
                 end: self.end_timeout,
             },
+            answer: self.answer_timeout,
         }
     }
 }
@@ -100,10 +104,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         version = env!("CARGO_PKG_VERSION"),
         "the parent of the BGP daemon starts"
     );
-    let settings = arguments.settings();
-    daemon::check(&settings.program()).await?;
+    // Before anything takes time: the first process of a container is not ended by a signal that it does not handle.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let settings = arguments.settings();
+    daemon::check(&settings.program()).await?;
     run(settings, async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use crate::daemon::{Daemon, Program};
 use crate::listen::{self, Heard};
 use crate::machine::{Action, Input, Machine, Times};
-use crate::{API_SOCKET, PARENT_SOCKET};
+use crate::{API_SOCKET, PARENT_SOCKET, answers};
+
+type Pending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What is set by arguments.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Settings {
     pub json: bool,
     /// How long is waited for what.
     pub times: Times,
+    /// A daemon that answers nothing for so long is killed, and started again.
+    pub answer: Duration,
 }
 
 impl Settings {
@@ -95,8 +99,10 @@ struct Parent {
     machine: Machine,
     /// The daemon while it is to run.
     daemon: Option<Daemon>,
+    /// Completes when that does not answer any more.
+    silence: Option<Pending>,
     /// The daemon while it ends.
-    ending: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    ending: Option<Pending>,
 }
 
 impl Parent {
@@ -106,6 +112,7 @@ impl Parent {
             settings,
             machine,
             daemon: None,
+            silence: None,
             ending: None,
         }
     }
@@ -120,6 +127,7 @@ impl Parent {
                     Action::Start => self.start(),
                     Action::Stop(ending) => {
                         tracing::info!(?ending, "the BGP daemon is ended");
+                        self.silence = None;
                         let daemon = self.daemon.take();
                         self.ending = daemon.map(|daemon| Box::pin(daemon.end(ending)) as _);
                         None
@@ -156,10 +164,18 @@ impl Parent {
                         Ok(status) => tracing::error!(%status, "the BGP daemon has ended by itself, and is started again"),
                         Err(error) => tracing::error!(%error, "the BGP daemon cannot be waited for"),
                     }
-                    self.daemon = None;
+                    (self.daemon, self.silence) = (None, None);
                     Input::Exited
                 }
-                () = ended(&mut self.ending) => {
+                () = completed(&mut self.silence) => {
+                    tracing::error!(answer = ?self.settings.answer, "the BGP daemon answers no more, and is killed");
+                    self.silence = None;
+                    if let Some(daemon) = &self.daemon {
+                        daemon.kill();
+                    }
+                    Input::Time
+                }
+                () = completed(&mut self.ending) => {
                     tracing::info!("the BGP daemon has ended");
                     self.ending = None;
                     Input::Exited
@@ -175,6 +191,8 @@ impl Parent {
             Ok(daemon) => {
                 tracing::info!(pid = daemon.pid(), "the BGP daemon starts");
                 self.daemon = Some(daemon);
+                let (socket, answer) = (self.settings.program().socket, self.settings.answer);
+                self.silence = Some(Box::pin(async move { answers::none(&socket, answer).await }));
                 None
             }
             Err(error) => {
@@ -192,9 +210,9 @@ async fn gone(daemon: &mut Option<Daemon>) -> io::Result<std::process::ExitStatu
     }
 }
 
-async fn ended(ending: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
-    match ending {
-        Some(ending) => ending.await,
+async fn completed(pending: &mut Option<Pending>) {
+    match pending {
+        Some(pending) => pending.await,
         None => std::future::pending().await,
     }
 }

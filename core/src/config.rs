@@ -9,7 +9,9 @@ pub mod community;
 pub mod duration;
 mod health;
 mod interfaces;
+mod number;
 mod peer;
+mod peers;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -66,6 +68,34 @@ pub enum ConfigObject {
     Pool(String),
     /// An `L2Advertisement`.
     Advertisement(String),
+    /// A `BGPPeer`.
+    Peer(String),
+    /// A `BGPAdvertisement`.
+    BgpAdvertisement(String),
+}
+
+/// All configuration objects as written by users. A program leaves out what it does not look at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written<'a> {
+    /// `AddressPool`s.
+    pub pools: &'a [RawPool],
+    /// `L2Advertisement`s.
+    pub advertisements: &'a [RawAdvertisement],
+    /// `BGPPeer`s.
+    pub peers: &'a [RawPeer],
+    /// `BGPAdvertisement`s.
+    pub bgp_advertisements: &'a [RawBgpAdvertisement],
+}
+
+impl<'a> Written<'a> {
+    /// Pools and layer 2 advertisements alone.
+    pub fn new(pools: &'a [RawPool], advertisements: &'a [RawAdvertisement]) -> Self {
+        Self {
+            pools,
+            advertisements,
+            ..Self::default()
+        }
+    }
 }
 
 /// The outcome of [`compile`].
@@ -73,16 +103,17 @@ pub enum ConfigObject {
 pub struct Compiled {
     /// What is obeyed.
     pub config: Config,
-    /// One verdict for every object: `Accepted`, or why it was set aside. An advertisement that names an unknown pool
-    /// is obeyed for its other pools and reported with `UnknownPool`.
+    /// One verdict for every object: `Accepted`, or why it was set aside. An advertisement that names an unknown pool or
+    /// peer is obeyed for the others and reported with `UnknownPool` or `UnknownPeer`; a peer with
+    /// `GracefulRestartIneffective` or `PeerDisabled` is obeyed.
     pub verdicts: BTreeMap<ConfigObject, Refusal>,
 }
 
 /// Checks all configuration objects together.
-pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compiled {
+pub fn compile(written: &Written) -> Compiled {
     let mut compiled = Compiled::default();
     let config = &mut compiled.config;
-    let mut by_age: Vec<&RawPool> = pools.iter().collect();
+    let mut by_age: Vec<&RawPool> = written.pools.iter().collect();
     by_age.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
     for &raw in &by_age {
         let (pool, verdict) = pool::check(raw, &config.owners);
@@ -105,11 +136,20 @@ pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compil
     config
         .pools
         .retain(|_, pool| !pool.ranges.is_empty() || !pool.retained.is_empty());
-    for raw in advertisements {
+    for raw in written.advertisements {
         let verdict = check_advertisement(raw, config);
         compiled
             .verdicts
             .insert(ConfigObject::Advertisement(raw.name.clone()), verdict);
+    }
+    for (name, verdict) in peers::check(written.peers, config) {
+        compiled.verdicts.insert(ConfigObject::Peer(name), verdict);
+    }
+    for raw in written.bgp_advertisements {
+        let verdict = check_bgp_advertisement(raw, config);
+        compiled
+            .verdicts
+            .insert(ConfigObject::BgpAdvertisement(raw.name.clone()), verdict);
     }
     compiled
 }
@@ -119,17 +159,39 @@ fn check_advertisement(raw: &RawAdvertisement, config: &mut Config) -> Refusal {
         Ok(advertisement) => advertisement,
         Err(refusal) => return refusal,
     };
-    let unknown: Vec<&str> = raw
-        .pools
-        .iter()
-        .filter(|name| !config.pools.contains_key(*name))
-        .map(String::as_str)
-        .collect();
     config.advertisements.insert(raw.name.clone(), advertisement);
-    if unknown.is_empty() {
-        Refusal::new(Reason::Accepted, "in use")
-    } else {
-        let message = format!("no usable AddressPool is named {}", unknown.join(", "));
-        Refusal::new(Reason::UnknownPool, message)
+    named(unknown_pools(&raw.pools, config), None)
+}
+
+fn check_bgp_advertisement(raw: &RawBgpAdvertisement, config: &mut Config) -> Refusal {
+    let advertisement = match bgp_advertisement::check::check(raw) {
+        Ok(advertisement) => advertisement,
+        Err(refusal) => return refusal,
+    };
+    config.bgp_advertisements.insert(raw.name.clone(), advertisement);
+    let unknown = raw.peers.iter().filter(|name| !config.peers.contains_key(*name));
+    let peers = unknown_of("BGPPeer", unknown).map(|message| Refusal::new(Reason::UnknownPeer, message));
+    named(unknown_pools(&raw.pools, config), peers)
+}
+
+fn unknown_pools(names: &[String], config: &Config) -> Option<Refusal> {
+    let unknown = names.iter().filter(|name| !config.pools.contains_key(*name));
+    unknown_of("AddressPool", unknown).map(|message| Refusal::new(Reason::UnknownPool, message))
+}
+
+fn unknown_of<'a>(kind: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    (!names.is_empty()).then(|| format!("no usable {kind} is named {}", names.join(", ")))
+}
+
+/// The verdict on an advertisement that is obeyed, with what it names in vain.
+fn named(pools: Option<Refusal>, peers: Option<Refusal>) -> Refusal {
+    match (pools, peers) {
+        (Some(pools), Some(peers)) => {
+            Refusal::new(pools.reason, format!("{}; {}", pools.message, peers.message))
+        }
+        (pools, peers) => pools
+            .or(peers)
+            .unwrap_or_else(|| Refusal::new(Reason::Accepted, "in use")),
     }
 }

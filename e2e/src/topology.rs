@@ -31,6 +31,10 @@ pub const VIP_RANGE_V4: (Ipv4Addr, Ipv4Addr) =
     (Ipv4Addr::new(172, 30, 0, 100), Ipv4Addr::new(172, 30, 0, 149));
 /// External addresses that tests and the demo may use, IPv6: first and last.
 pub const VIP_RANGE_V6: (Ipv6Addr, Ipv6Addr) = (node_segment_v6(0x100), node_segment_v6(0x149));
+/// External addresses that are on nobody's segment, IPv4: only a router that learned of them by BGP has a way there.
+pub const ROUTED_CIDR_V4: &str = "172.33.0.0/16";
+/// External addresses that are on nobody's segment, IPv6.
+pub const ROUTED_CIDR_V6: &str = "fd00:33::/64";
 /// The bridge inside the switch.
 pub const BRIDGE: &str = "br0";
 

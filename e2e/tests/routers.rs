@@ -64,7 +64,7 @@ fn announce(lab: &Lab, node: Place, nodes: &Nodes) -> Frr {
          route-map OUT permit 10\n set community {NODE_ASN}:7 no-export\n set large-community {NODE_ASN}:1:2\n \
          set metric 50\n set as-path prepend {NODE_ASN}\nexit\n\
          router bgp {NODE_ASN}\n bgp router-id {id}\n no bgp ebgp-requires-policy\n no bgp network import-check\n \
-         no bgp default ipv4-unicast\n{neighbors} address-family ipv4 unicast\n  network {VIP4}\n{active} exit\n \
+         no bgp default ipv4-unicast\n bgp graceful-restart-disable\n{neighbors} address-family ipv4 unicast\n  network {VIP4}\n{active} exit\n \
          address-family ipv6 unicast\n  network {VIP6}\n{active} exit\nexit\n",
         id = v4(node)
     );

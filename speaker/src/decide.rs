@@ -9,7 +9,7 @@ use fairlead_core::announce::{
     self as eligibility, BgpCandidate, Candidate, Evaluation, Hold, Input, Plan, ProbeTarget, Routed,
     Standing, Verdict, bgp, evaluate, group_slices, has_rival, plan, programmed,
 };
-use fairlead_core::config::{ConflictPolicy, compile};
+use fairlead_core::config::{ConflictPolicy, Written, compile};
 use fairlead_core::model::{Family, NodeName, ServiceKey};
 use fairlead_core::ownership::{ClassPolicy, resolve};
 use fairlead_core::reason::{Reason, Refusal};
@@ -105,7 +105,15 @@ pub struct Decision {
 pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
     let pools: Vec<_> = index.pools.values().cloned().collect();
     let advertisements: Vec<_> = index.advertisements.values().cloned().collect();
-    let config = compile(&pools, &advertisements).config;
+    let peers: Vec<_> = index.bgp_peers.values().cloned().collect();
+    let bgp_advertisements: Vec<_> = index.bgp_advertisements.values().cloned().collect();
+    let config = compile(&Written {
+        pools: &pools,
+        advertisements: &advertisements,
+        peers: &peers,
+        bgp_advertisements: &bgp_advertisements,
+    })
+    .config;
     let ownership = resolve(index.services.values(), &config, inputs.class);
     let node = index.nodes.get(inputs.me.as_str());
     let evaluations = evaluate(&eligibility::View {
@@ -444,13 +452,19 @@ impl Decision {
 
     fn part_with_routes(&mut self) {
         let bgp = &mut self.bgp;
-        let mut stay: BTreeSet<IpNet> = BTreeSet::new();
-        for (address, announced) in std::mem::take(&mut bgp.announced) {
-            if !bgp.yielding.contains(&address) {
-                stay.extend(announced.prefixes);
-            }
-        }
-        bgp.wanted.routes.retain(|prefix, _| stay.contains(prefix));
+        let announced = std::mem::take(&mut bgp.announced);
+        let prefixes = |yielding: bool| -> BTreeSet<IpNet> {
+            let addresses = announced
+                .iter()
+                .filter(|(address, _)| bgp.yielding.contains(*address) == yielding);
+            addresses
+                .flat_map(|(_, announced)| announced.prefixes.iter().copied())
+                .collect()
+        };
+        let (taken_over, needed) = (prefixes(true), prefixes(false));
+        bgp.wanted
+            .routes
+            .retain(|prefix, _| !taken_over.contains(prefix) || needed.contains(prefix));
         bgp.yielding.clear();
         bgp.offers.clear();
         for (address, evaluation) in &self.evaluations {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,10 +18,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::bgp::Password;
 use crate::decide::Decision;
 use crate::membership::seal::Key as GossipKey;
 use crate::membership::task::{Contents, Peers};
 use crate::membership::wire::{Key, Meta, encode_candidacy};
+use crate::passwords::Passwords;
 
 /// Where it is on every node.
 pub const FILE: &str = "/run/fairlead/speaker.json";
@@ -93,6 +95,18 @@ pub struct Bgp {
     pub routes: Vec<Route>,
     /// Passwords of sessions by the name of their Secret.
     pub passwords: BTreeMap<String, String>,
+    /// Who this node is in its sessions.
+    pub identity: Identity,
+}
+
+/// Who a node is in its BGP sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Identity {
+    /// Its BGP identifier.
+    pub router_id: Option<Ipv4Addr>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What routes are made from, besides addresses.
@@ -128,7 +142,7 @@ pub struct Route {
 
 impl Bgp {
     /// What the next process needs of this decision.
-    pub fn of(decision: &Decision, passwords: BTreeMap<String, String>) -> Self {
+    pub fn of(decision: &Decision, passwords: BTreeMap<String, String>, identity: Identity) -> Self {
         let route = |(address, evaluation): (&IpAddr, &Evaluation)| {
             let routed = evaluation.bgp.as_ref()?;
             Some(Route {
@@ -145,6 +159,7 @@ impl Bgp {
             cordoned: decision.cordoned,
             routes: decision.evaluations.iter().filter_map(route).collect(),
             passwords,
+            identity,
         }
     }
 }
@@ -227,6 +242,14 @@ impl Snapshot {
         self.macs
             .iter()
             .map(|(name, texts)| (NodeName(name.clone()), Meta { macs: macs(texts) }))
+            .collect()
+    }
+
+    /// The passwords of BGP sessions.
+    pub fn passwords(&self) -> Passwords {
+        let known = self.bgp.passwords.iter();
+        known
+            .map(|(name, password)| (name.clone(), Ok(Password::new(password))))
             .collect()
     }
 

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const TIMES: Times = Times {
@@ -252,77 +254,72 @@ fn a_daemon_that_dies_is_back_at_once_and_later_if_it_dies_again_and_again() {
     assert_eq!(machine.step(Exited, now), START);
 }
 
-/// Whatever happens in whatever order: with a deadline that is always kept, a silent speaker's routes are withdrawn in time,
-/// and a process that is asked to end comes to its end.
-#[test]
-fn nothing_hangs() {
-    let mut seed = 7u64;
-    let mut random = |bound: u64| {
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) % bound
-    };
-    for round in 0..3000 {
+fn event() -> impl Strategy<Value = Input> {
+    let connection = 1..=3u64;
+    prop_oneof![
+        4 => connection.clone().prop_map(Alive),
+        1 => connection.clone().prop_map(|connection| Input::End(connection, End::Keep)),
+        1 => connection.clone().prop_map(|connection| Input::End(connection, End::Withdraw)),
+        2 => connection.prop_map(Closed),
+        3 => Just(Exited),
+        1 => Just(Terminate),
+        2 => Just(Time),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order, with a deadline that is always kept: there are never two daemons, a silent
+    /// speaker's routes are withdrawn in time, and a process that is asked to end comes to its end.
+    #[test]
+    fn nothing_hangs(events in proptest::collection::vec((0..6000u64, event()), 1..60)) {
         let zero = Instant::now();
         let (mut now, mut machine) = (zero, Machine::new(TIMES, zero));
-        let (mut up, mut stopping, mut finished) = (false, false, false);
-        let (mut heard, mut asked) = (zero, None);
-        let mut story = Vec::new();
-        for _ in 0..60 {
-            let next_event = now + Duration::from_millis(random(6000));
-            let deadline = machine.deadline(now);
-            let (at, input) = match deadline {
-                Some(deadline) if deadline <= next_event => (deadline, Time),
+        let (mut up, mut stopping) = (false, false);
+        let (mut heard, mut asked) = (zero, None::<Instant>);
+        let mut events = events.into_iter().map(|(after, event)| (Duration::from_millis(after), event));
+        let mut next = events.next();
+        while let Some((after, event)) = next {
+            // What is due before the next event comes before it.
+            let input = match machine.deadline(now) {
+                Some(deadline) if deadline - now <= after => {
+                    next = Some((after - (deadline - now), event));
+                    now = deadline;
+                    Time
+                }
                 _ => {
-                    let connection = 1 + random(3);
-                    let input = match random(7) {
-                        0 | 1 => Alive(connection),
-                        2 => Input::End(connection, if random(2) == 0 { End::Keep } else { End::Withdraw }),
-                        3 | 4 => Closed(connection),
-                        5 if up || stopping => Exited,
-                        6 if random(4) == 0 => Terminate,
-                        _ => Time,
-                    };
-                    (next_event, input)
+                    next = events.next();
+                    now += after;
+                    if event == Exited && !up && !stopping { Time } else { event }
                 }
             };
-            now = at;
-            story.push((now - zero, input));
             match input {
                 Alive(_) | Input::End(..) => heard = now,
                 Terminate => asked = asked.or(Some(now)),
                 Exited => (up, stopping) = (false, false),
-                _ => {}
+                Closed(_) | Time => {}
             }
             match machine.step(input, now) {
                 Some(Action::Start) => {
-                    assert!(!up && !stopping, "round {round}: two daemons: {story:?}");
+                    prop_assert!(!up && !stopping, "two daemons");
                     up = true;
                 }
                 Some(Action::Stop(_)) => {
-                    assert!(up && !stopping, "round {round}: no daemon to stop: {story:?}");
+                    prop_assert!(up && !stopping, "no daemon to stop");
                     (up, stopping) = (false, true);
                 }
                 Some(Action::Finish) => {
-                    assert!(asked.is_some() && !up && !stopping, "round {round}: {story:?}");
-                    finished = true;
-                    break;
+                    prop_assert!(asked.is_some() && !up && !stopping, "an end that nobody asked for");
+                    return Ok(());
                 }
                 None => {}
             }
             let silent = now.saturating_duration_since(heard) >= TIMES.silence;
-            assert!(
-                !(up && silent),
-                "round {round}: routes of a silent speaker: {story:?}"
-            );
-            let late = asked.is_some_and(|asked| now >= asked + TIMES.end + TIMES.silence);
-            assert!(!(up && late), "round {round}: it does not end: {story:?}");
+            prop_assert!(!(up && silent), "routes of a silent speaker");
+            let late = asked.is_some_and(|asked| now >= asked + TIMES.end);
+            prop_assert!(!(up && late), "it does not end");
         }
-        assert!(
-            finished || asked.is_none() || up || stopping,
-            "round {round}: {story:?}"
-        );
     }
 }
 

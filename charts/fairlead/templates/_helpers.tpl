@@ -123,6 +123,9 @@ imagePullSecrets:
 {{- if .enabled }}
 - --bgp-socket=/run/fairlead/bgp
 - --bgp-drain-time={{ .drainTimeSeconds }}s
+{{- range .passwordSecrets }}
+- --bgp-password-secret={{ . }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- range .Values.speaker.extraArgs }}

@@ -1,5 +1,7 @@
 //! One BGP advertisement: what was written, what of it is obeyed.
 
+pub(super) mod check;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,26 @@ pub struct RawBgpAdvertisement {
     pub prepend: Option<i64>,
     /// `spec.communities`: `65000:1`, `large:65000:1:2` or the name of a well-known one.
     pub communities: Vec<String>,
+}
+
+impl Default for RawBgpAdvertisement {
+    /// What an advertisement without any field is.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            pools: Vec::new(),
+            nodes: Ok(Vec::new()),
+            preferred: Ok(Vec::new()),
+            services: Ok(Vec::new()),
+            peers: Vec::new(),
+            aggregation_v4: None,
+            aggregation_v6: None,
+            local_pref: None,
+            med: None,
+            prepend: None,
+            communities: Vec::new(),
+        }
+    }
 }
 
 /// A checked advertisement.

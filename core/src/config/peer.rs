@@ -1,5 +1,7 @@
 //! One BGP peer: what was written, what of it is obeyed.
 
+pub(super) mod check;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -51,6 +53,34 @@ pub struct RawPeer {
     pub nodes: Result<Vec<Selector>, String>,
     /// `spec.disabled`.
     pub disabled: bool,
+}
+
+impl Default for RawPeer {
+    /// What a peer without any field is; one without ASNs and address is refused.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            created: 0,
+            my_asn: 0,
+            remote_asn: String::new(),
+            address: None,
+            interface: None,
+            port: None,
+            source_address: None,
+            hold_time: None,
+            keepalive_time: None,
+            connect_retry_time: None,
+            ebgp_multihop: None,
+            ttl_security: None,
+            password_secret: None,
+            bfd: None,
+            graceful_restart: None,
+            vrf: None,
+            families: Vec::new(),
+            nodes: Ok(Vec::new()),
+            disabled: false,
+        }
+    }
 }
 
 /// `spec.bfd` as written.

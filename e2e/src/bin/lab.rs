@@ -17,6 +17,7 @@ use fairlead_e2e::{
     images::agnhost_image,
     machine,
     preflight::preflight,
+    routers::{self, Nodes},
     topology::Place,
 };
 use tokio::{
@@ -132,6 +133,18 @@ enum Action {
         #[arg(value_parser = ["api-server"])]
         what: String,
     },
+    /// Start or stop BGP on the routers: FRR (AS 64512) on router, BIRD (AS 64513) on router2. They take every node that
+    /// connects with AS 64500; ask them with `lab exec router vtysh` and `lab exec router2 birdc`.
+    Routers {
+        #[arg(value_parser = ["start", "stop"])]
+        what: String,
+        /// Watch the sessions with BFD, 100 ms × 3.
+        #[arg(long)]
+        bfd: bool,
+        /// The sessions' password.
+        #[arg(long)]
+        password: Option<String>,
+    },
     /// Print the packets that pass a place's uplink (at the switch: the bridge), until interrupted.
     Capture {
         /// Where.
@@ -235,6 +248,15 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         Action::PowerOn { place } => open()?.power_on(place, &progress)?,
         Action::Pause { .. } => open()?.pause_api_server()?,
         Action::Resume { .. } => open()?.resume_api_server()?,
+        Action::Routers { what, .. } if what == "stop" => routers::stop_both(&open()?),
+        Action::Routers { bfd, password, .. } => {
+            let nodes = Nodes {
+                bfd,
+                password,
+                ..Nodes::default()
+            };
+            progress.step("starting FRR and BIRD", || routers::start_both(&open()?, &nodes))?;
+        }
         Action::Capture {
             place,
             interface,

@@ -46,23 +46,28 @@ impl Bird {
     /// When it cannot be installed or started, or refuses the configuration.
     pub fn start_at(lab: &Lab, place: Place, config: &str) -> Result<Self> {
         routing_packages(&Progress::stderr())?;
-        let path = lab.paths().machine(place).join("bird.conf");
-        let name = path.display().to_string();
-        let argv = ["/usr/sbin/bird", "-f", "-c", &name, "-s", SOCKET];
-        let bird = Self {
-            daemons: Daemons {
-                lab: lab.clone(),
-                place,
-                specs: vec![ServiceSpec::new(SERVICE, argv)],
-            },
-            config: path,
-        };
-        bird.daemons.end(Signal::SIGKILL)?;
+        let bird = Self::of(lab, place);
+        bird.daemons.kill()?;
         let mkdir = bird.daemons.machine()?.command(["mkdir", "-p", "/run/bird"]);
         run(mkdir, "make /run/bird")?;
         bird.write(config)?;
         bird.restart()?;
         Ok(bird)
+    }
+
+    /// What this would be if it ran.
+    pub(super) fn of(lab: &Lab, place: Place) -> Self {
+        let config = lab.paths().machine(place).join("bird.conf");
+        let name = config.display().to_string();
+        let argv = ["/usr/sbin/bird", "-f", "-c", &name, "-s", SOCKET];
+        Self {
+            daemons: Daemons {
+                lab: lab.clone(),
+                place,
+                specs: vec![ServiceSpec::new(SERVICE, argv)],
+            },
+            config,
+        }
     }
 
     fn write(&self, config: &str) -> Result<()> {
@@ -109,7 +114,7 @@ impl Bird {
     /// # Errors
     /// When the place does not run.
     pub fn kill(&self) -> Result<()> {
-        self.daemons.end(Signal::SIGKILL)
+        self.daemons.kill()
     }
 
     /// Starts it again, if it does not run.
@@ -117,8 +122,9 @@ impl Bird {
     /// # Errors
     /// When it does not come up.
     pub fn restart(&self) -> Result<()> {
-        self.daemons.start()?;
-        self.daemons.wait_ready(|| self.command("show status").map(drop))
+        self.daemons.start(&[SERVICE])?;
+        self.daemons
+            .wait_ready(&[SERVICE], || self.command("show status").map(drop))
     }
 
     /// Its log so far.
@@ -151,7 +157,8 @@ impl Router for Bird {
             said => said?,
         };
         let used = self.fib(prefix)?;
-        Ok(text::paths(&said, &used))
+        let protocols = self.command("show protocols")?;
+        Ok(text::paths(&said, &used, &text::established(&protocols)))
     }
 
     fn count(&self, family: Family) -> Result<u64> {

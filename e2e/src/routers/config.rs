@@ -103,7 +103,7 @@ impl Nodes {
         text += "protocol bfd { interface \"*\" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }\n";
         let _ = write!(
             text,
-            "template bgp nodes {{\n  local as {BIRD_ASN};\n  hold time {};\n  bfd {};\n",
+            "template bgp nodes {{\n  local as {BIRD_ASN};\n  hold time {};\n  error wait time 1, 2;\n  bfd {};\n",
             self.hold_seconds,
             if self.bfd { "on" } else { "off" }
         );

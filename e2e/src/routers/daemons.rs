@@ -9,14 +9,14 @@ use crate::lab::Lab;
 use crate::machine::{Machine, ServiceSpec};
 use crate::topology::Place;
 
-/// How long a daemon may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a daemon may take to end, or to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub(super) struct Daemons {
     pub(super) lab: Lab,
     pub(super) place: Place,
-    /// In the order in which they start; they end in the reverse one.
+    /// In the order in which they start.
     pub(super) specs: Vec<ServiceSpec>,
 }
 
@@ -25,20 +25,26 @@ impl Daemons {
         self.lab.machine(self.place)
     }
 
-    /// Starts those that do not run.
-    pub(super) fn start(&self) -> Result<()> {
+    /// Starts those of `names` that do not run.
+    pub(super) fn start(&self, names: &[&str]) -> Result<()> {
         let machine = self.machine()?;
         self.specs
             .iter()
+            .filter(|spec| names.contains(&spec.name.as_str()))
             .try_for_each(|spec| machine.start_service(spec.clone()))
     }
 
-    /// Ends all that run; a daemon that does not heed the signal is killed.
+    /// Ends all that run, in the reverse order; a daemon that does not heed the signal is killed.
     pub(super) fn end(&self, signal: Signal) -> Result<()> {
+        let names = self.specs.iter().rev().map(|spec| &spec.name);
+        names.into_iter().try_for_each(|name| self.end_one(name, signal))
+    }
+
+    /// Kills all that run, the first one first: it must not see the others die, and tidy up after them.
+    pub(super) fn kill(&self) -> Result<()> {
         self.specs
             .iter()
-            .rev()
-            .try_for_each(|spec| self.end_one(&spec.name, signal))
+            .try_for_each(|spec| self.end_one(&spec.name, Signal::SIGKILL))
     }
 
     /// Ends one of them, if it runs.
@@ -55,16 +61,18 @@ impl Daemons {
         ended.or(Ok(()))
     }
 
-    fn runs(&self, name: &str) -> Result<bool> {
+    pub(super) fn runs(&self, name: &str) -> Result<bool> {
         let services = self.machine()?.services()?;
         Ok(services.iter().any(|s| s.name == name && s.is_running()))
     }
 
     /// Fails with the last words of a daemon that has ended.
-    fn check(&self) -> Result<()> {
+    fn check(&self, names: &[&str]) -> Result<()> {
         let services = self.machine()?.services()?;
-        let own = |name: &str| self.specs.iter().any(|spec| spec.name == name);
-        match services.iter().find(|s| own(&s.name) && !s.is_running()) {
+        match services
+            .iter()
+            .find(|s| names.contains(&s.name.as_str()) && !s.is_running())
+        {
             None => Ok(()),
             Some(dead) => {
                 let log = self.log(&dead.name);
@@ -78,12 +86,12 @@ impl Daemons {
         }
     }
 
-    /// Waits until `answers` succeeds, or a daemon has ended.
-    pub(super) fn wait_ready(&self, mut answers: impl FnMut() -> Result<()>) -> Result<()> {
+    /// Waits until `answers` succeeds; fails at once when one of `names` has ended.
+    pub(super) fn wait_ready(&self, names: &[&str], mut answers: impl FnMut() -> Result<()>) -> Result<()> {
         let begun = Instant::now();
         loop {
             let Err(error) = answers() else { return Ok(()) };
-            self.check()?;
+            self.check(names)?;
             if begun.elapsed() > PATIENCE {
                 return Err(error);
             }

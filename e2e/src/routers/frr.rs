@@ -23,6 +23,9 @@ use crate::topology::Place;
 /// The daemons, in the order in which they start.
 pub const DAEMONS: [&str; 3] = ["zebra", "bgpd", "bfdd"];
 
+/// Where zebra listens for the others.
+const ZEBRA_SOCKET: &str = "/run/frr/zserv.api";
+
 /// Well-known communities as FRR names them, with their numbers.
 const WELL_KNOWN: [(&str, &str); 10] = [
     ("graceful-shutdown", "65535:0"),
@@ -61,34 +64,29 @@ impl Frr {
     /// When it cannot be installed or started, or refuses the configuration.
     pub fn start_at(lab: &Lab, place: Place, config: &str) -> Result<Self> {
         routing_packages(&Progress::stderr())?;
+        let frr = Self::of(lab, place, config);
+        frr.daemons.kill()?;
+        // FRR's daemons drop their rights to this user before they write here.
+        let mkdir = ["install", "-d", "-o", "frr", "-g", "frr", "/run/frr"];
+        run(frr.daemons.machine()?.command(mkdir), "make /run/frr")?;
+        frr.restart()?;
+        Ok(frr)
+    }
+
+    /// What this would be if it ran.
+    pub(super) fn of(lab: &Lab, place: Place, config: &str) -> Self {
         let spec = |daemon: &str| {
-            let argv = [
-                &format!("/usr/lib/frr/{daemon}"),
-                "-A",
-                "127.0.0.1",
-                "--log",
-                "stdout",
-            ];
-            ServiceSpec::new(&service(daemon), argv)
+            let program = format!("/usr/lib/frr/{daemon}");
+            ServiceSpec::new(&service(daemon), [&program, "-A", "127.0.0.1", "--log", "stdout"])
         };
-        let frr = Self {
+        Self {
             daemons: Daemons {
                 lab: lab.clone(),
                 place,
                 specs: DAEMONS.into_iter().map(spec).collect(),
             },
             config: Mutex::new(config.to_owned()),
-        };
-        frr.daemons.end(Signal::SIGKILL)?;
-        // FRR's daemons drop their rights to this user before they write here.
-        let mut command = frr
-            .daemons
-            .machine()?
-            .command(["install", "-d", "-o", "frr", "-g", "frr", "/run/frr"]);
-        command.current_dir("/");
-        run(command, "make /run/frr")?;
-        frr.restart()?;
-        Ok(frr)
+        }
     }
 
     /// Changes the configuration by lines as `frr.conf` has them.
@@ -151,7 +149,7 @@ impl Frr {
     /// # Errors
     /// When the place does not run.
     pub fn kill(&self) -> Result<()> {
-        self.daemons.end(Signal::SIGKILL)
+        self.daemons.kill()
     }
 
     /// Ends one of [`DAEMONS`] by a signal.
@@ -167,13 +165,31 @@ impl Frr {
     /// # Errors
     /// When one does not come up, or refuses its configuration.
     pub fn restart(&self) -> Result<()> {
-        self.daemons.start()?;
-        self.daemons.wait_ready(|| {
-            let there = self.command("show daemons")?;
-            match DAEMONS.iter().find(|name| !there.contains(**name)) {
-                None => Ok(()),
-                Some(missing) => Err(LabError::Refused(format!("{missing} does not answer"))),
+        let [zebra, bgpd, bfdd] = DAEMONS.map(service);
+        let machine = self.daemons.machine()?;
+        if !self.daemons.runs(&zebra)? {
+            // Left by one that was killed; the others would try it, and come back after ten seconds.
+            run(
+                machine.command(["rm", "-f", ZEBRA_SOCKET]),
+                "remove zebra's socket",
+            )?;
+        }
+        self.daemons.start(&[&zebra])?;
+        self.daemons.wait_ready(&[&zebra], || {
+            let there = machine.command(["test", "-S", ZEBRA_SOCKET]);
+            run(there, "zebra's socket").map(drop)
+        })?;
+        self.daemons.start(&[&bgpd, &bfdd])?;
+        // Before bgpd knows the interfaces from zebra it refuses good routes and announces bad next hops.
+        self.daemons.wait_ready(&[&zebra, &bgpd, &bfdd], || {
+            let answering = self.command("show daemons")?;
+            let clients = self.command("show zebra client summary")?;
+            let connected = |name: &str| clients.lines().any(|line| line.starts_with(name));
+            if DAEMONS.iter().all(|name| answering.contains(name)) && connected("bgp") && connected("bfd") {
+                return Ok(());
             }
+            let seen = format!("FRR's daemons: {}; zebra's clients: {clients}", answering.trim());
+            Err(LabError::Refused(seen))
         })?;
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         self.apply(&config)

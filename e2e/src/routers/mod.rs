@@ -24,6 +24,21 @@ use crate::lab::Lab;
 use crate::product::wait_for;
 use crate::topology::Place;
 
+/// Starts both routers, to go on until [`stop_both`] or the end of the lab: for people, who have no value to keep.
+///
+/// # Errors
+/// When one does not come up.
+pub fn start_both(lab: &Lab, nodes: &Nodes) -> Result<()> {
+    // What ends them is never run.
+    std::mem::forget((Frr::start(lab, nodes)?, Bird::start(lab, nodes)?));
+    Ok(())
+}
+
+/// Ends both routers, whoever started them.
+pub fn stop_both(lab: &Lab) {
+    drop((Frr::of(lab, Place::Router, ""), Bird::of(lab, Place::Router2)));
+}
+
 /// What a router says of one session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Neighbor {

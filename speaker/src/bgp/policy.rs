@@ -18,8 +18,10 @@ use super::session::{Target, Transport, family_of, short_digest};
 /// First part of the large communities that mark classes: of the numbers for private use, and not likely to be a user's.
 pub(super) const MARKER: u32 = 0xFA1E_1EAD;
 
-/// The one policy that all statements are in.
+/// The policy that all statements about routes are in.
 pub(super) const POLICY: &str = "fairlead";
+/// The policy of what is taken into the table: ours, and nothing of any router's.
+pub(super) const IMPORT: &str = "fairlead-import";
 
 /// LOCAL_PREF of routes that say none (RFC 4271 leaves it to us; all routers take 100).
 const LOCAL_PREF: u32 = 100;
@@ -52,6 +54,24 @@ fn class_id(treatment: &Treatment) -> ClassId {
     let digest = short_digest(format!("{treatment:?}").as_bytes());
     let part = |range| u32::from_str_radix(&digest[range], 16).unwrap_or_default();
     ClassId([part(0..8), part(8..16)])
+}
+
+/// Our own paths come through the import policy too, and only they are accepted.
+pub(super) fn import() -> api::Policy {
+    api::Policy {
+        name: IMPORT.to_owned(),
+        statements: vec![api::Statement {
+            name: "fairlead-local".to_owned(),
+            conditions: Some(api::Conditions {
+                route_type: api::conditions::RouteType::Local as i32,
+                ..api::Conditions::default()
+            }),
+            actions: Some(api::Actions {
+                route_action: api::RouteAction::Accept as i32,
+                ..api::Actions::default()
+            }),
+        }],
+    }
 }
 
 /// What the policy is made of, by name.
@@ -151,6 +171,7 @@ fn statement(group: &Group<'_>, marker: String, neighbours: String) -> api::Stat
             neighbor_set: any(neighbours),
             large_community_set: any(marker),
             afi_safi_in: vec![family_of(group.family)],
+            ..api::Conditions::default()
         }),
         actions: Some(actions(group)),
     }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::neighbour::Finder;
 use super::observe;
 use super::plan::{self, Goal, Held, Step};
-use super::policy::POLICY;
+use super::policy::{self, IMPORT, POLICY};
 use super::route::{self, Path};
 use super::session::{self, Surroundings, Target, family_of};
 use super::{DaemonState, Input, Observed, Refusal, Session, Settings, State};
@@ -141,31 +141,31 @@ impl Task {
         let mut neighbours = self.finder.found();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut detail = false;
+        let (mut settle, mut detail) = (true, false);
         loop {
-            if let Err(error) = self.settle(&mut link).await {
+            if settle && let Err(error) = self.settle(&mut link).await {
                 return End::Failed(error);
             }
             if detail && let Err(error) = self.look(&mut link).await {
                 return End::Failed(error);
             }
             self.publish();
-            detail = tokio::select! {
+            (settle, detail) = tokio::select! {
                 changed = self.input.changed() => {
                     if changed.is_err() {
                         return End::Over;
                     }
-                    false
+                    (true, false)
                 }
                 event = events.next() => match event {
-                    Ok(seen) => seen.is_some_and(|seen| self.event(&seen)),
+                    Ok(seen) => (false, seen.is_some_and(|seen| self.event(&seen))),
                     Err(error) => return End::Failed(error),
                 },
-                _ = neighbours.changed() => false,
+                _ = neighbours.changed() => (true, false),
                 _ = look.tick() => {
                     self.forget_the_lost();
                     self.refusals.clear();
-                    true
+                    (true, true)
                 }
             };
         }
@@ -420,33 +420,33 @@ async fn delete_statements(daemon: &mut Daemon, names: &[String]) -> Result<(), 
 
 /// Makes sure that the daemon rejects what no statement accepts, and reads all that it has.
 async fn take_stock(daemon: &mut Daemon) -> Result<Held, Error> {
-    let policies = daemon.policies().await?;
-    let policy = policies.into_iter().find(|policy| policy.name == POLICY);
-    if policy.is_none() {
-        let policy = api::Policy {
-            name: POLICY.to_owned(),
-            statements: vec![],
-        };
-        daemon.add_policy(policy).await?;
-    }
-    assign(daemon, api::PolicyDirection::Import, vec![]).await?;
-    let empty = api::Policy {
-        name: POLICY.to_owned(),
-        statements: vec![],
-    };
-    assign(daemon, api::PolicyDirection::Export, vec![empty]).await?;
-
     let mut held = Held::default();
-    held.statements = policy
-        .into_iter()
-        .flat_map(|policy| policy.statements)
-        .map(|statement| statement.name)
-        .collect();
-    for statement in daemon.statements().await? {
-        if !held.statements.contains(&statement.name) {
-            daemon.delete_statement(&statement.name).await?;
+    let policies = daemon.policies().await?;
+    let mut used: BTreeSet<String> = BTreeSet::new();
+    for policy in &policies {
+        let names = policy.statements.iter().map(|statement| statement.name.clone());
+        used.extend(names.clone());
+        if policy.name == POLICY {
+            held.statements.extend(names);
         }
     }
+    // Left by a speaker that was ended between two calls.
+    for statement in daemon
+        .statements()
+        .await?
+        .iter()
+        .filter(|statement| !used.contains(&statement.name))
+    {
+        daemon.delete_statement(&statement.name).await?;
+    }
+    for policy in [policy::import(), named(POLICY)] {
+        if !policies.iter().any(|there| there.name == policy.name) {
+            daemon.add_policy(policy).await?;
+        }
+    }
+    assign(daemon, api::PolicyDirection::Import, IMPORT).await?;
+    assign(daemon, api::PolicyDirection::Export, POLICY).await?;
+
     for kind in [api::DefinedType::Neighbor, api::DefinedType::LargeCommunity] {
         let sets = daemon.defined_sets(kind).await?;
         held.sets
@@ -475,15 +475,19 @@ async fn take_stock(daemon: &mut Daemon) -> Result<Held, Error> {
     Ok(held)
 }
 
-async fn assign(
-    daemon: &mut Daemon,
-    direction: api::PolicyDirection,
-    policies: Vec<api::Policy>,
-) -> Result<(), Error> {
+/// A policy by its name alone.
+fn named(name: &str) -> api::Policy {
+    api::Policy {
+        name: name.to_owned(),
+        statements: vec![],
+    }
+}
+
+async fn assign(daemon: &mut Daemon, direction: api::PolicyDirection, policy: &str) -> Result<(), Error> {
     let assignment = api::PolicyAssignment {
         name: "global".to_owned(),
         direction: direction as i32,
-        policies,
+        policies: vec![named(policy)],
         default_action: api::RouteAction::Reject as i32,
     };
     daemon.assign(assignment).await

@@ -112,6 +112,16 @@ impl Wire {
         sysctl(&self.peer, setting);
     }
 
+    /// A program that is to run in the speaker's namespace.
+    pub fn speaker_program(&self, program: &str) -> Command {
+        within(&self.speaker, program)
+    }
+
+    /// A program that is to run in the peer's namespace.
+    pub fn peer_program(&self, program: &str) -> Command {
+        within(&self.peer, program)
+    }
+
     /// Runs a command in the peer's namespace.
     pub fn peer(&self, command: &str) -> Output {
         Command::new("ip")
@@ -178,6 +188,12 @@ impl Drop for Wire {
             let _ = Command::new("ip").args(["netns", "del", namespace]).output();
         }
     }
+}
+
+fn within(namespace: &str, program: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, program]);
+    command
 }
 
 fn on<T: Send + 'static>(namespace: &str, future: impl AsyncFnOnce() -> T + Send + 'static) -> JoinHandle<T> {

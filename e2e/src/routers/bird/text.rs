@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use super::super::{Family, Neighbor, Path};
 
@@ -39,7 +40,7 @@ fn received(block: &str) -> BTreeMap<Family, u64> {
             "Channel ipv6" => Some(Family::V6),
             _ => channel,
         };
-        let routes = line.strip_prefix("Routes:").and_then(|rest| first_number(rest));
+        let routes = line.strip_prefix("Routes:").and_then(first_number);
         if let (Some(family), Some(routes)) = (channel, routes) {
             received.insert(family, routes);
         }
@@ -59,15 +60,26 @@ pub(super) fn bfd(answer: &str, address: IpAddr) -> Option<String> {
     })
 }
 
-/// The paths of one prefix in `show route PREFIX all`. Which of them are used, the kernel's next hops tell.
-pub(super) fn paths(answer: &str, used: &[IpAddr]) -> Vec<Path> {
+/// The protocols whose sessions are up, in `show protocols`: `nodes4_1  BGP  ---  up  01:23:41.120  Established`.
+pub(super) fn established(answer: &str) -> Vec<&str> {
+    answer
+        .lines()
+        .filter(|line| line.trim_end().ends_with(" Established"))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect()
+}
+
+/// The paths of one prefix in `show route PREFIX all`. Which of them are used, the kernel's next hops tell; one whose
+/// protocol is not among the established is kept for a graceful restart.
+pub(super) fn paths(answer: &str, used: &[IpAddr], established: &[&str]) -> Vec<Path> {
     let mut paths: Vec<Path> = vec![];
     for line in answer.lines() {
         // `10.99.0.1/32  unicast [nodes4_1 …] * (100) [AS64500i]`; the prefix stands at the first path only.
-        if !line.starts_with('\t') && line.contains(" unicast [") {
+        if let Some((_, rest)) = line.split_once(" unicast [") {
+            let protocol = rest.split_whitespace().next().unwrap_or_default();
             paths.push(Path {
                 best: line.contains("] * ("),
-                stale: line.contains("] s (") || line.contains("s ("),
+                stale: !established.contains(&protocol),
                 ..Path::default()
             });
             continue;
@@ -77,18 +89,8 @@ pub(super) fn paths(answer: &str, used: &[IpAddr]) -> Vec<Path> {
             continue;
         };
         match key {
-            "BGP.next_hop" => {
-                path.next_hops = value
-                    .split_whitespace()
-                    .filter_map(|hop| hop.parse().ok())
-                    .collect()
-            }
-            "BGP.as_path" => {
-                path.as_path = value
-                    .split_whitespace()
-                    .filter_map(|asn| asn.parse().ok())
-                    .collect()
-            }
+            "BGP.next_hop" => path.next_hops = words(value),
+            "BGP.as_path" => path.as_path = words(value),
             "BGP.local_pref" => path.local_pref = value.parse().ok(),
             "BGP.med" => path.med = value.parse().ok(),
             "BGP.community" => path.communities = communities(value),
@@ -100,6 +102,14 @@ pub(super) fn paths(answer: &str, used: &[IpAddr]) -> Vec<Path> {
         path.used = path.next_hops.iter().any(|hop| used.contains(hop));
     }
     paths
+}
+
+/// Those words that are what is wanted; an AS path may also hold sets, in braces.
+fn words<T: FromStr>(value: &str) -> Vec<T> {
+    value
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 /// `(64500,1) (65535,0)` or `(64500, 2, 3)` as `64500:1` and so on.
@@ -191,7 +201,11 @@ nodes4_3   BGP        ---        start  01:25:03.462  Active        Error: BFD s
             \tBGP.community: (64500,1) (65535,0)\n\tBGP.large_community: (64500, 2, 3)\n\
             \x20                    unicast [nodes4_1 01:23:42.321] (100) [AS64500i]\n\
             \tvia 172.30.0.12 on eth0\n\tBGP.next_hop: 172.30.0.12\n";
-        let [first, second] = paths(answer, &["172.30.0.11".parse().unwrap()])
+        let up = established(
+            "nodes4_1   BGP  ---  start  01:23:41.120  Active\nnodes4_3   BGP  ---  up  01:23:41.120  Established   \n",
+        );
+        assert_eq!(up, ["nodes4_3"]);
+        let [first, second] = paths(answer, &["172.30.0.11".parse().unwrap()], &up)
             .try_into()
             .unwrap();
         let expected = Path {
@@ -206,7 +220,7 @@ nodes4_3   BGP        ---        start  01:25:03.462  Active        Error: BFD s
             stale: false,
         };
         assert_eq!(first, expected);
-        assert!(!second.best && !second.used && !second.stale);
+        assert!(!second.best && !second.used && second.stale);
     }
 
     #[test]
