@@ -346,9 +346,13 @@ fn an_unnumbered_session_carries_routes_of_both_families() {
     let f = Fixture::without_peers();
     let frr = &f.stage.frr;
     let _link = link(&f);
-    let own = neighbor("fe80::b".parse().unwrap(), 64500, &["interface link1"]);
+    // FRR takes such a session from who has shown himself by a router advertisement.
+    let group = "activate\n  neighbor link1 route-map NOTHING out\n exit-address-family";
     frr.configure(&format!(
-        "interface link1\n no ipv6 nd suppress-ra\n ipv6 nd ra-interval 2\nexit\n{own}"
+        "interface link1\n no ipv6 nd suppress-ra\n ipv6 nd ra-interval 2\nexit\n\
+         router bgp {FRR_ASN}\n neighbor link1 interface remote-as external\n \
+         address-family ipv4 unicast\n  neighbor link1 {group}\n \
+         address-family ipv6 unicast\n  neighbor link1 {group}\nexit\n"
     ))
     .unwrap();
     let name = f.name("link");
