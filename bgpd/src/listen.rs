@@ -116,3 +116,55 @@ async fn listen(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn next(hears: &mut mpsc::Receiver<Heard>) -> Heard {
+        let heard = tokio::time::timeout(Duration::from_secs(10), hears.recv());
+        heard.await.expect("something within 10 s").expect("a sender")
+    }
+
+    /// In pieces, in order, with the number of the connection; what is no word ends its connection and no other.
+    #[tokio::test]
+    async fn words_are_passed_on_and_nonsense_ends_its_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("parent.sock");
+        // One that a former process has left is no hindrance.
+        drop(bind(&path).unwrap());
+        let listener = bind(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let (heard, mut hears) = mpsc::channel(16);
+        tokio::spawn(serve(listener, heard));
+
+        let mut first = UnixStream::connect(&path).await.unwrap();
+        first.write_all(b"alive\nali").await.unwrap();
+        assert!(matches!(next(&mut hears).await, Heard::Alive(1)));
+        first.write_all(b"ve\nend keep\n").await.unwrap();
+        assert!(matches!(next(&mut hears).await, Heard::Alive(1)));
+        assert!(matches!(next(&mut hears).await, Heard::End(1, End::Keep)));
+
+        for (number, nonsense) in [(2, "hello\n".to_owned()), (3, "a".repeat(1000))] {
+            let mut other = UnixStream::connect(&path).await.unwrap();
+            other.write_all(nonsense.as_bytes()).await.unwrap();
+            let heard = next(&mut hears).await;
+            assert!(
+                matches!(heard, Heard::Closed(closed) if closed == number),
+                "{heard:?}"
+            );
+        }
+
+        first.write_all(b"status\n").await.unwrap();
+        match next(&mut hears).await {
+            Heard::Status(answer) => answer.send("ok: fine".to_owned()).unwrap(),
+            heard => panic!("{heard:?}"),
+        }
+        let mut answer = [0; 9];
+        first.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"ok: fine\n");
+        drop(first);
+        assert!(matches!(next(&mut hears).await, Heard::Closed(1)));
+    }
+}

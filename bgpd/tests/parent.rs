@@ -62,6 +62,23 @@ async fn without_its_speaker_the_daemon_withdraws_and_with_the_next_it_is_back()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_routes_go_with_the_speaker_too() {
+    let mut stage = Stage::new(GRACEFUL);
+    stage.start_parent(&["--heartbeat-timeout=2s"]);
+    let (speaker, task) = stage.speaker();
+    stage.announce().await;
+    stage.announce_many().await;
+    drop(speaker);
+    task.await.unwrap();
+    let gone = stage.wait("all routes go with the speaker", |stage| stage.routes() == 0);
+    println!(
+        "10 001 routes gone {} ms after the speaker, timeout 2000 ms",
+        gone.as_millis()
+    );
+    assert!(gone < Duration::from_secs(4), "{gone:?}\n{}", stage.logs());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_is_killed_is_back_within_a_second() {
     let mut stage = Stage::new(GRACEFUL);
     stage.start_parent(&[]);

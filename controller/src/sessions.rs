@@ -104,6 +104,12 @@ impl Sessions {
             };
             let news = self.news.entry((peer.to_owned(), kind)).or_default();
             news.nodes.insert(node.clone(), session.last_error.clone());
+            // What came up and is gone again before it was told is not told.
+            if kind == Kind::Down
+                && let Some(up) = self.news.get_mut(&(peer.to_owned(), Kind::Up))
+            {
+                up.nodes.remove(node);
+            }
         }
     }
 
@@ -283,6 +289,25 @@ mod tests {
             events += sessions.notices(now).len();
         }
         assert_eq!(events, 4);
+    }
+
+    #[test]
+    fn what_is_gone_again_did_not_come_up() {
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
+        let up = |up: [bool; 3]| [1, 2, 3].map(|n| view(&format!("n{n}"), &[("tor", up[n - 1])]));
+        sessions.observe(&up([false, false, false]));
+        sessions.observe(&up([true, false, false]));
+        assert_eq!(told(&mut sessions, now).len(), 1);
+        sessions.observe(&up([true, true, true]));
+        sessions.observe(&up([true, true, false]));
+        assert_eq!(
+            told(&mut sessions, now),
+            ["tor SessionDown: the session of node n3 was lost: hold timer of n3 expired"]
+        );
+        assert_eq!(
+            told(&mut sessions, now + GATHERED),
+            ["tor SessionUp: the session of node n2 is established"]
+        );
     }
 
     #[test]

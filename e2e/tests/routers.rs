@@ -328,5 +328,7 @@ fn a_killed_router_leaves_routes_and_one_that_ended_leaves_nothing() {
                 assert_eq!(String::from_utf8_lossy(&routes.stdout), "", "{}", place.name());
             }
         }
+        let hops = lab.exec(place, ["ip", "nexthop", "show"]).unwrap();
+        assert_eq!(String::from_utf8_lossy(&hops.stdout), "", "{}", place.name());
     }
 }

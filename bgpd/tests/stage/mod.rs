@@ -201,8 +201,31 @@ impl Stage {
         };
         daemon.start(global).await.unwrap();
         daemon.add_peer(self.peer()).await.unwrap();
-        daemon.add_path(path()).await.unwrap();
+        daemon.add_path(path(VIP)).await.unwrap();
         self.wait("the router has the route", Stage::routed);
+    }
+
+    /// Announces 10 000 addresses more, and waits until the router has them.
+    pub async fn announce_many(&self) {
+        let addresses = (0..10_000u32).map(|n| format!("198.18.{}.{}", n / 250, n % 250));
+        let paths = addresses.map(|address| path(&address)).collect();
+        self.daemon().await.add_paths(paths).await.unwrap();
+        self.wait("the router has all routes", |stage| stage.routes() == 10_001);
+    }
+
+    /// How many routes the router has.
+    pub fn routes(&self) -> usize {
+        let text = self.birdc("show route count");
+        let of = |line: &str| {
+            line.split_once(" of ")?
+                .1
+                .split(' ')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        };
+        let tables = text.lines().filter(|line| line.contains("in table"));
+        tables.filter_map(of).sum()
     }
 
     fn peer(&self) -> api::Peer {
@@ -327,14 +350,14 @@ fn family(afi: api::family::Afi) -> api::Family {
     }
 }
 
-fn path() -> api::Path {
+fn path(address: &str) -> api::Path {
     let attribute = |attr| api::Attribute { attr: Some(attr) };
     api::Path {
         family: Some(family(api::family::Afi::Ip)),
         nlri: Some(api::Nlri {
             nlri: Some(api::nlri::Nlri::Prefix(api::IpAddressPrefix {
                 prefix_len: 32,
-                prefix: VIP.into(),
+                prefix: address.into(),
             })),
         }),
         pattrs: vec![

@@ -164,13 +164,17 @@ impl Router for Bird {
     fn count(&self, family: Family) -> Result<u64> {
         Ok(text::count(&self.command("show route count")?, family))
     }
+
+    fn protocol(&self) -> &'static str {
+        "bird"
+    }
 }
 
 impl Drop for Bird {
     fn drop(&mut self) {
         let _ = self.stop();
         if let Ok(machine) = self.daemons.machine() {
-            kernel::flush(&machine, "bird");
+            kernel::flush(&machine, self.protocol());
         }
     }
 }

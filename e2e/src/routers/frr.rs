@@ -26,6 +26,9 @@ pub const DAEMONS: [&str; 3] = ["zebra", "bgpd", "bfdd"];
 /// Where zebra listens for the others.
 const ZEBRA_SOCKET: &str = "/run/frr/zserv.api";
 
+/// Zebra's number among routing protocols (`RTPROT_ZEBRA`), by which the kernel keeps the next hops that it has made.
+const ZEBRA_PROTOCOL: &str = "11";
+
 /// Well-known communities as FRR names them, with their numbers.
 const WELL_KNOWN: [(&str, &str); 10] = [
     ("graceful-shutdown", "65535:0"),
@@ -219,8 +222,12 @@ impl Router for Frr {
     }
 
     fn count(&self, family: Family) -> Result<u64> {
-        let routes = self.show(&format!("bgp {} unicast", name(family)))?;
-        Ok(routes["routes"].as_object().map_or(0, |all| all.len() as u64))
+        let answer = self.show(&format!("bgp {} unicast statistics", name(family)))?;
+        Ok(total_prefixes(&answer))
+    }
+
+    fn protocol(&self) -> &'static str {
+        "bgp"
     }
 }
 
@@ -228,8 +235,8 @@ impl Drop for Frr {
     fn drop(&mut self) {
         let _ = self.stop();
         if let Ok(machine) = self.daemons.machine() {
-            kernel::flush(&machine, "bgp");
-            let _ = crate::net::in_network(&machine, ["ip", "nexthop", "flush", "proto", "zebra"]).output();
+            kernel::flush(&machine, self.protocol());
+            kernel::flush_next_hops(&machine, ZEBRA_PROTOCOL);
         }
     }
 }
@@ -298,6 +305,14 @@ fn neighbor(answer: Value) -> Result<Option<Neighbor>> {
         last_error: (!words.is_empty()).then(|| words.join("; ")),
         bfd: text.peer_bfd_info.map(|bfd| bfd.status),
     }))
+}
+
+/// `show bgp FAMILY unicast statistics json`: under the family a list with one object, if there is a route.
+fn total_prefixes(answer: &Value) -> u64 {
+    let families = answer.as_object().into_iter().flat_map(|all| all.values());
+    families
+        .filter_map(|tables| tables[0]["totalPrefixes"].as_u64())
+        .sum()
 }
 
 #[derive(Deserialize)]
@@ -405,6 +420,13 @@ mod tests {
             bfd: Some("Up".into()),
         };
         assert_eq!(neighbor(answer).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn numbers_of_prefixes() {
+        let answer = json!({"ipv4Unicast": [{"instance": "VRF default", "totalPrefixes": 10000}]});
+        assert_eq!(total_prefixes(&answer), 10000);
+        assert_eq!(total_prefixes(&json!({})), 0);
     }
 
     #[test]

@@ -34,10 +34,7 @@ struct Via {
 
 /// The next hops of exactly this prefix, sorted; none when there is no such route.
 pub(super) fn next_hops(machine: &Machine, prefix: IpNet) -> Result<Vec<IpAddr>> {
-    let family = match Family::of(prefix) {
-        Family::V4 => "-4",
-        Family::V6 => "-6",
-    };
+    let family = Family::of(prefix).option();
     let argv = ["ip", "-j", family, "route", "show", "exact", &prefix.to_string()];
     let what = format!("routes of {} to {prefix}", machine.place().name());
     parse(&run(in_network(machine, argv), &what)?).doing(what)
@@ -63,6 +60,18 @@ fn parse(text: &[u8]) -> serde_json::Result<Vec<IpAddr>> {
     Ok(hops)
 }
 
+/// How many prefixes of a family a routing daemon has put into the kernel.
+pub(super) fn count(machine: &Machine, family: Family, protocol: &str) -> Result<u64> {
+    let argv = ["ip", family.option(), "route", "show", "proto", protocol];
+    let what = format!("routes of {}", machine.place().name());
+    let text = run(in_network(machine, argv), &what)?;
+    // A line for each prefix, and indented ones for its next hops if there are several.
+    let lines = text.split(|byte| *byte == b'\n');
+    Ok(lines
+        .filter(|line| line.first().is_some_and(|first| !first.is_ascii_whitespace()))
+        .count() as u64)
+}
+
 /// Whose these next hops are, sorted.
 pub(super) fn places(hops: Vec<IpAddr>) -> Result<Vec<Place>> {
     let place = |hop| {
@@ -77,9 +86,19 @@ pub(super) fn places(hops: Vec<IpAddr>) -> Result<Vec<Place>> {
 /// Takes away what routing daemons of this name have put into the kernel and left there, because they were killed.
 pub(super) fn flush(machine: &Machine, protocol: &str) {
     // Best effort: mostly there is nothing, and `ip` says so by failing.
-    for family in ["-4", "-6"] {
-        let _ = in_network(machine, ["ip", family, "route", "flush", "proto", protocol]).output();
+    for family in Family::ALL {
+        let _ = in_network(
+            machine,
+            ["ip", family.option(), "route", "flush", "proto", protocol],
+        )
+        .output();
     }
+}
+
+/// The same for next hops that are objects of their own; zebra leaves some behind even when it ends properly. The
+/// protocol is a number, since `ip nexthop` knows no names here.
+pub(super) fn flush_next_hops(machine: &Machine, protocol: &str) {
+    let _ = in_network(machine, ["ip", "nexthop", "flush", "proto", protocol]).output();
 }
 
 #[cfg(test)]

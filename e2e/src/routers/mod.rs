@@ -104,6 +104,14 @@ impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
+    /// The option by which `ip` is told of it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::V4 => "-4",
+            Self::V6 => "-6",
+        }
+    }
+
     /// The family of a prefix.
     pub fn of(prefix: IpNet) -> Self {
         match prefix {
@@ -139,6 +147,17 @@ pub trait Router {
     /// # Errors
     /// When it does not answer.
     fn count(&self, family: Family) -> Result<u64>;
+
+    /// The name under which the kernel keeps the routes that come from it.
+    fn protocol(&self) -> &'static str;
+
+    /// How many prefixes of a family it has brought into the routing table of the kernel.
+    ///
+    /// # Errors
+    /// When the place does not run.
+    fn installed(&self, family: Family) -> Result<u64> {
+        kernel::count(&self.lab().machine(self.place())?, family, self.protocol())
+    }
 
     /// The next hops of exactly this prefix in the routing table of the kernel, by which packets go.
     ///

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Attributes;
+use super::{Attributes, Treatment};
 use crate::config::{BgpAdvertisement, Peer, RemoteAsn};
 use crate::model::Family;
 use crate::selector::any_matches;
@@ -14,38 +14,37 @@ pub const DRAIN_PREPEND: u8 = 3;
 
 /// Routes of one kind: of the same advertisements and family.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Treatment {
-    /// By the name of the peer. Peers that none of the advertisements is for, or that do not carry the family, are not
-    /// in it.
-    pub(super) peers: BTreeMap<String, Attributes>,
+pub(super) struct United {
+    /// Peers that none of the advertisements is for, or that do not carry the family, are not in it.
+    pub(super) treatment: Treatment,
     /// What advertisements contradict each other in, as a sentence.
     pub(super) conflict: Option<String>,
 }
 
 /// Unites advertisements, given in the order of their names. Communities add up; of values that may be there but once,
 /// the first that is said counts.
-pub(super) fn treatment(
+pub(super) fn unite(
     advertisements: &[&BgpAdvertisement],
     sessions: &BTreeMap<String, Peer>,
     family: Family,
     labels: &BTreeMap<String, String>,
     drains: bool,
-) -> Treatment {
-    let mut treatment = Treatment::default();
+) -> United {
+    let mut united = United::default();
     for (name, peer) in sessions {
         let wants = |a: &&&BgpAdvertisement| a.peers.is_empty() || a.peers.contains(name);
         let own: Vec<&BgpAdvertisement> = advertisements.iter().filter(wants).copied().collect();
         if own.is_empty() || !peer.families.contains(&family) {
             continue;
         }
-        let (mut attributes, conflict) = united(&own, peer, labels);
+        let (mut attributes, conflict) = attributes(&own, peer, labels);
         if drains {
             less_preferred(&mut attributes, internal(peer));
         }
-        treatment.peers.insert(name.clone(), attributes);
-        treatment.conflict = treatment.conflict.or(conflict);
+        united.treatment.insert(name.clone(), attributes);
+        united.conflict = united.conflict.or(conflict);
     }
-    treatment
+    united
 }
 
 /// Is the session one of iBGP?
@@ -57,7 +56,7 @@ fn internal(peer: &Peer) -> bool {
     }
 }
 
-fn united(
+fn attributes(
     advertisements: &[&BgpAdvertisement],
     peer: &Peer,
     labels: &BTreeMap<String, String>,

@@ -12,12 +12,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::Wanted;
-use super::attributes::{Treatment, treatment};
+use super::attributes::unite;
+use super::{Treatment, Wanted};
 use crate::announce::eligibility::Evaluation;
 use crate::announce::record::Records;
 use crate::config::{BgpAdvertisement, Peer};
@@ -61,7 +62,7 @@ pub struct Announced {
     /// In which routes: its own, or aggregates.
     pub prefixes: BTreeSet<IpNet>,
     /// To which peers, of those with which the session is established; never empty.
-    pub peers: BTreeSet<String>,
+    pub peers: Arc<BTreeSet<String>>,
     /// As less preferred.
     pub draining: bool,
 }
@@ -95,37 +96,31 @@ pub fn plan(input: &Input) -> Plan {
     }
     let going = going(input, &mut plan);
     let routes = routes(input, &going);
-    let mut treatments: BTreeMap<(&Vec<&str>, Family, bool), Treatment> = BTreeMap::new();
+    let mut kinds: BTreeMap<(&Vec<&str>, Family, bool), Kind> = BTreeMap::new();
     for (prefix, route) in &routes {
         let family = Family::of(prefix.addr());
         let sessions = &plan.wanted.sessions;
-        let treatment = treatments
+        let kind = kinds
             .entry((&route.advertisements, family, route.drains))
-            .or_insert_with(|| {
-                let named = route.advertisements.iter();
-                let own: Vec<_> = named.filter_map(|name| input.advertisements.get(*name)).collect();
-                treatment(&own, sessions, family, input.labels, route.drains)
-            });
-        let established = || {
-            treatment
-                .peers
-                .keys()
-                .filter(|peer| input.established.contains(*peer))
-        };
+            .or_insert_with(|| Kind::of(input, sessions, route, family));
         for &address in &route.members {
-            if let Some(conflict) = &treatment.conflict {
-                let refusal = || Refusal::new(Reason::ConflictingAttributes, conflict.clone());
-                plan.conflicts.entry(address).or_insert_with(refusal);
+            if let Some(conflict) = &kind.conflict {
+                plan.conflicts.entry(address).or_insert_with(|| conflict.clone());
             }
-            if established().next().is_some() {
-                let announced = plan.announced.entry(address).or_default();
-                announced.prefixes.insert(*prefix);
-                announced.peers.extend(established().cloned());
-                announced.draining = route.drains;
+            if !kind.established.is_empty() {
+                let known = plan.announced.entry(address).or_insert_with(|| Announced {
+                    prefixes: BTreeSet::new(),
+                    peers: kind.established.clone(),
+                    draining: route.drains,
+                });
+                known.prefixes.insert(*prefix);
+                if !Arc::ptr_eq(&known.peers, &kind.established) {
+                    Arc::make_mut(&mut known.peers).extend(kind.established.iter().cloned());
+                }
             }
         }
-        if !treatment.peers.is_empty() {
-            plan.wanted.routes.insert(*prefix, treatment.peers.clone());
+        if !kind.treatment.is_empty() {
+            plan.wanted.routes.insert(*prefix, kind.treatment.clone());
         }
     }
     for (&address, drains) in &going {
@@ -139,6 +134,32 @@ pub fn plan(input: &Input) -> Plan {
     let announced = &plan.announced;
     plan.yielding.retain(|address| announced.contains_key(address));
     plan
+}
+
+/// What routes of the same advertisements and family have in common.
+struct Kind {
+    treatment: Arc<Treatment>,
+    established: Arc<BTreeSet<String>>,
+    conflict: Option<Refusal>,
+}
+
+impl Kind {
+    fn of(input: &Input, sessions: &BTreeMap<String, Peer>, route: &Route, family: Family) -> Self {
+        let named = route.advertisements.iter();
+        let own: Vec<_> = named.filter_map(|name| input.advertisements.get(*name)).collect();
+        let united = unite(&own, sessions, family, input.labels, route.drains);
+        let established = united
+            .treatment
+            .keys()
+            .filter(|peer| input.established.contains(*peer));
+        Self {
+            established: Arc::new(established.cloned().collect()),
+            conflict: united
+                .conflict
+                .map(|message| Refusal::new(Reason::ConflictingAttributes, message)),
+            treatment: Arc::new(united.treatment),
+        }
+    }
 }
 
 fn sessions(input: &Input) -> BTreeMap<String, Peer> {
@@ -242,39 +263,46 @@ fn silent(input: &Input, plan: &Plan, address: IpAddr) -> Refusal {
 #[derive(Debug, Default)]
 struct Route<'a> {
     advertisements: Vec<&'a str>,
-    members: BTreeSet<IpAddr>,
+    members: Vec<IpAddr>,
     drains: bool,
+}
+
+impl<'a> Route<'a> {
+    fn take(&mut self, advertisement: &'a str, address: IpAddr, drains: bool) {
+        if let Err(place) = self.advertisements.binary_search(&advertisement) {
+            self.advertisements.insert(place, advertisement);
+        }
+        self.members.push(address);
+        self.drains |= drains;
+    }
 }
 
 /// An aggregate stands for its addresses only while every assigned one in it goes out: it would draw the traffic of the
 /// others to this node. Otherwise those that do go out by themselves.
 fn routes<'a>(input: &Input<'a>, going: &BTreeMap<IpAddr, bool>) -> BTreeMap<IpNet, Route<'a>> {
-    let mut aggregates: BTreeMap<(&str, IpNet), Vec<IpAddr>> = BTreeMap::new();
+    let mut aggregates: BTreeMap<(IpNet, &str), Vec<IpAddr>> = BTreeMap::new();
+    let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
     for (&address, evaluation) in input.evaluations {
         let routed = evaluation.bgp.as_ref();
         for name in routed.into_iter().flat_map(|routed| &routed.advertisements) {
-            if let Some(advertisement) = input.advertisements.get(name) {
-                let prefix = aggregate(address, advertisement);
-                let members = aggregates.entry((name, prefix)).or_default();
-                members.push(address);
+            let Some(advertisement) = input.advertisements.get(name) else {
+                continue;
+            };
+            let (host, prefix) = (IpNet::from(address), aggregate(address, advertisement));
+            if prefix != host {
+                aggregates.entry((prefix, name)).or_default().push(address);
+            } else if let Some(drains) = going.get(&address) {
+                routes.entry(host).or_default().take(name, address, *drains);
             }
         }
     }
-    let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
-    // In the order of the advertisements' names.
-    for ((name, prefix), members) in aggregates {
+    for ((prefix, name), members) in aggregates {
         let whole = members.iter().all(|address| going.contains_key(address));
         for address in members {
-            let Some(drains) = going.get(&address) else {
-                continue;
-            };
-            let prefix = if whole { prefix } else { IpNet::from(address) };
-            let route = routes.entry(prefix).or_default();
-            if route.advertisements.last() != Some(&name) {
-                route.advertisements.push(name);
+            if let Some(drains) = going.get(&address) {
+                let prefix = if whole { prefix } else { IpNet::from(address) };
+                routes.entry(prefix).or_default().take(name, address, *drains);
             }
-            route.members.insert(address);
-            route.drains |= drains;
         }
     }
     routes

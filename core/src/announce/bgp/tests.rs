@@ -206,7 +206,10 @@ fn an_address_goes_to_every_peer_that_has_a_session_here_and_carries_its_family(
     assert_eq!(to("2001:db8::1/128"), ["ext", "int"]);
     assert_eq!(plan.wanted.sessions, world.peers);
     assert_eq!(plan.offers, [ip(X), ip("2001:db8::1")].into());
-    assert_eq!(plan.announced[&ip(X)].peers, ["ext".to_owned()].into());
+    assert_eq!(
+        plan.announced[&ip(X)].peers,
+        BTreeSet::from(["ext".to_owned()]).into()
+    );
     assert!(plan.refusals.is_empty() && plan.wake.is_none(), "{plan:?}");
 }
 
@@ -260,7 +263,10 @@ fn a_route_is_wanted_before_its_session_is_up_and_offered_only_then() {
     world.established.insert("int".into());
     let plan = world.plan();
     assert_eq!(plan.offers, [ip(X)].into());
-    assert_eq!(plan.announced[&ip(X)].peers, ["int".to_owned()].into());
+    assert_eq!(
+        plan.announced[&ip(X)].peers,
+        BTreeSet::from(["int".to_owned()]).into()
+    );
 }
 
 #[test]
@@ -300,7 +306,7 @@ fn attributes_of_several_advertisements() {
     };
     assert_eq!(
         routes,
-        [("ext".to_owned(), ext.clone()), ("int".to_owned(), int)].into()
+        Treatment::from([("ext".to_owned(), ext.clone()), ("int".to_owned(), int)]).into()
     );
     assert_eq!(conflict, None, "b says nothing of these");
     both.labels.insert("near".into(), String::new());
