@@ -1,6 +1,7 @@
 //! Is an address announced, by which node, and if not, why not: all speakers' reports put together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use fairlead_core::model::NodeName;
@@ -26,7 +27,46 @@ pub struct Announcers {
     /// The one node that does on its interfaces.
     pub owner: Option<NodeName>,
     /// All nodes that do by BGP.
-    pub bgp: Vec<NodeName>,
+    pub bgp: Several,
+}
+
+/// Nodes, of which the first few are named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Several {
+    named: Vec<NodeName>,
+    count: usize,
+}
+
+impl Several {
+    fn push(&mut self, node: &NodeName) {
+        if self.named.len() < NAMED {
+            self.named.push(node.clone());
+        }
+        self.count += 1;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl<'a> FromIterator<&'a NodeName> for Several {
+    fn from_iter<I: IntoIterator<Item = &'a NodeName>>(nodes: I) -> Self {
+        let mut several = Self::default();
+        for node in nodes {
+            several.push(node);
+        }
+        several
+    }
+}
+
+/// `node n1`, or `nodes n1, n2, n3, n4, n5 and 3 more`.
+impl fmt::Display for Several {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let noun = if self.count == 1 { "node" } else { "nodes" };
+        let names: Vec<&str> = self.named.iter().map(NodeName::as_str).collect();
+        write!(f, "{noun} {}{}", names.join(", "), more(self.count))
+    }
 }
 
 impl Announcement {
@@ -42,7 +82,7 @@ impl Announcement {
                 let bgp = announcers
                     .iter()
                     .filter(|(_, by)| !by.bgp.is_empty())
-                    .map(|(address, by)| (address, nodes_named(by.bgp.iter())));
+                    .map(|(address, by)| (address, by.bgp.to_string()));
                 let message = match (each(owners, all), each(bgp, all)) {
                     (Some(owners), None) => format!("{ANNOUNCED_BY}{owners}"),
                     (Some(owners), Some(bgp)) => format!("{ANNOUNCED_BY}{owners}{BESIDES}over BGP by {bgp}"),
@@ -72,13 +112,6 @@ fn each<'a>(who: impl Iterator<Item = (&'a IpAddr, String)>, all: usize) -> Opti
     Some(texts.join(", "))
 }
 
-/// `node n1`, or `nodes n1, n2, n3, n4, n5 and 3 more`.
-pub fn nodes_named<'a>(nodes: impl ExactSizeIterator<Item = &'a NodeName>) -> String {
-    let (count, noun) = (nodes.len(), if nodes.len() == 1 { "node" } else { "nodes" });
-    let names: Vec<&str> = nodes.take(NAMED).map(NodeName::as_str).collect();
-    format!("{noun} {}{}", names.join(", "), more(count))
-}
-
 fn more(count: usize) -> String {
     match count.saturating_sub(NAMED) {
         0 => String::new(),
@@ -106,7 +139,7 @@ struct Report {
     /// The highest claim, and who made it.
     owner: Option<(i64, NodeName)>,
     /// Who announces it by BGP.
-    bgp: Vec<NodeName>,
+    bgp: Several,
     /// The reason nearest to announcing, who gives it, and the sentence of the first of them.
     held_back: Option<(Reason, Vec<NodeName>, String)>,
     /// A sentence about a machine that is no speaker and uses the address.
@@ -126,7 +159,7 @@ impl Reports {
             }
             for &address in &view.bgp {
                 let report = reports.addresses.entry(address).or_default();
-                report.bgp.push(view.node.clone());
+                report.bgp.push(&view.node);
             }
             for (&address, (mac, interface)) in &view.conflicts {
                 let report = reports.addresses.entry(address).or_default();

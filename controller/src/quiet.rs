@@ -109,7 +109,7 @@ impl Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::announced::Announcers;
+    use crate::announced::{Announcers, Several};
     use fairlead_api::conditions::{ANNOUNCED, condition};
     use fairlead_core::model::NodeName;
     use fairlead_core::reason::Refusal;
@@ -123,7 +123,7 @@ mod tests {
     fn somebody() -> Announcement {
         let by = Announcers {
             owner: Some(NodeName::from("n")),
-            bgp: vec![],
+            bgp: Several::default(),
         };
         Announcement::By(vec![("192.0.2.1".parse().unwrap(), by)], vec![])
     }

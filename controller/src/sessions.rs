@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fairlead_core::model::NodeName;
 use fairlead_core::reason::{Reason, Refusal};
 
-use crate::announced::nodes_named;
+use crate::announced::Several;
 use crate::change::Notice;
 use crate::view::{NodeView, SessionView};
 
@@ -18,8 +18,8 @@ pub const GATHERED: Duration = Duration::from_secs(10);
 /// The counts of one peer are written at most so often.
 pub const COUNTED: Duration = Duration::from_secs(1);
 
-/// The sessions of one peer, by node.
-type Nodes = BTreeMap<NodeName, SessionView>;
+/// The sessions of one node, by peer.
+type OfNode = BTreeMap<String, SessionView>;
 
 /// How many sessions a peer has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +33,11 @@ pub struct Count {
 /// All sessions of all nodes.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    /// What the nodes reported last, by peer; nothing before the first time, of which no news is made.
-    known: Option<BTreeMap<String, Nodes>>,
+    /// What the nodes reported last.
+    nodes: BTreeMap<NodeName, OfNode>,
+    /// They have reported before. What they say the first time is no news.
+    begun: bool,
+    tally: BTreeMap<String, Count>,
     news: BTreeMap<(String, Kind), News>,
     /// Peers whose counts changed, and when they were given out the last time.
     changed: BTreeSet<String>,
@@ -66,50 +69,63 @@ impl News {
 impl Sessions {
     /// Takes over the views of all nodes that exist.
     pub fn observe<'a>(&mut self, views: impl IntoIterator<Item = &'a NodeView>) {
-        let mut seen: BTreeMap<String, Nodes> = BTreeMap::new();
+        let mut present = BTreeSet::new();
         for view in views {
-            for (peer, session) in &view.sessions {
-                let nodes = seen.entry(peer.clone()).or_default();
-                nodes.insert(view.node.clone(), session.clone());
+            present.insert(&view.node);
+            let known = self.nodes.get(&view.node);
+            if known.map_or(view.sessions.is_empty(), |known| *known == view.sessions) {
+                continue;
+            }
+            let was = self.nodes.insert(view.node.clone(), view.sessions.clone());
+            self.compare(&view.node, &was.unwrap_or_default(), &view.sessions);
+        }
+        let gone = self.nodes.keys().filter(|node| !present.contains(node));
+        for node in gone.cloned().collect::<Vec<_>>() {
+            if let Some(was) = self.nodes.remove(&node) {
+                self.compare(&node, &was, &OfNode::new());
             }
         }
-        let before = self.known.take();
-        let known = before.as_ref();
-        let none = Nodes::new();
-        let peers: BTreeSet<&String> = seen
-            .keys()
-            .chain(known.into_iter().flatten().map(|(k, _)| k))
-            .collect();
-        for peer in peers {
-            let of = |all: Option<&BTreeMap<String, Nodes>>| all.and_then(|all| all.get(peer).cloned());
-            let (was, is) = (of(known).unwrap_or_default(), seen.get(peer).unwrap_or(&none));
-            if count(&was) != count(is) {
-                self.changed.insert(peer.clone());
-            }
-            if known.is_some() {
-                self.compare(peer, &was, is);
-            }
-        }
-        self.known = Some(seen);
+        self.begun = true;
     }
 
-    /// What changed in the sessions that a peer still has. One that it no longer has was taken away on purpose.
-    fn compare(&mut self, peer: &str, was: &Nodes, is: &Nodes) {
-        for (node, session) in is {
-            let established = was.get(node).is_some_and(|session| session.established);
-            let kind = match (established, session.established) {
-                (true, false) => Kind::Down,
-                (false, true) => Kind::Up,
-                _ => continue,
-            };
-            let news = self.news.entry((peer.to_owned(), kind)).or_default();
-            news.nodes.insert(node.clone(), session.last_error.clone());
-            // What came up and is gone again before it was told is not told.
-            if kind == Kind::Down
-                && let Some(up) = self.news.get_mut(&(peer.to_owned(), Kind::Up))
-            {
-                up.nodes.remove(node);
+    /// Counts what changed in the sessions of a node, and makes news of it. A session that the node no longer has was taken
+    /// away on purpose.
+    fn compare(&mut self, node: &NodeName, was: &OfNode, is: &OfNode) {
+        let peers: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+        for peer in peers {
+            let established = |of: &OfNode| of.get(peer).map(|session| session.established);
+            let (before, after) = (established(was), established(is));
+            if before == after {
+                continue;
             }
+            let count = self.tally.entry(peer.clone()).or_default();
+            count.total += i64::from(after.is_some()) - i64::from(before.is_some());
+            count.established += i64::from(after == Some(true)) - i64::from(before == Some(true));
+            if count.total == 0 {
+                self.tally.remove(peer);
+            }
+            self.changed.insert(peer.clone());
+            if self.begun {
+                let error = is.get(peer).map(|session| session.last_error.as_str());
+                self.tell(peer, node, before == Some(true), error.zip(after));
+            }
+        }
+    }
+
+    /// A session was established or not, and is as it is now; with its error.
+    fn tell(&mut self, peer: &str, node: &NodeName, was: bool, is: Option<(&str, bool)>) {
+        let (kind, error) = match (was, is) {
+            (true, Some((error, false))) => (Kind::Down, error),
+            (false, Some((error, true))) => (Kind::Up, error),
+            _ => return,
+        };
+        let news = self.news.entry((peer.to_owned(), kind)).or_default();
+        news.nodes.insert(node.clone(), error.to_owned());
+        // What came up and is gone again before it was told is not told.
+        if kind == Kind::Down
+            && let Some(up) = self.news.get_mut(&(peer.to_owned(), Kind::Up))
+        {
+            up.nodes.remove(node);
         }
     }
 
@@ -126,8 +142,8 @@ impl Sessions {
         for peer in &due {
             self.changed.remove(peer);
             self.given.insert(peer.clone(), now);
-            match self.known.as_ref().and_then(|known| known.get(peer)) {
-                Some(nodes) => self.counts.insert(peer.clone(), count(nodes)),
+            match self.tally.get(peer) {
+                Some(count) => self.counts.insert(peer.clone(), *count),
                 None => self.counts.remove(peer),
             };
         }
@@ -162,7 +178,7 @@ impl Sessions {
 
 impl Kind {
     fn notice(self, nodes: &BTreeMap<NodeName, String>) -> Notice {
-        let (who, many) = (nodes_named(nodes.keys()), nodes.len() > 1);
+        let (who, many) = (nodes.keys().collect::<Several>(), nodes.len() > 1);
         let subject = if many { "the sessions of" } else { "the session of" };
         match self {
             Self::Up => {
@@ -185,15 +201,6 @@ impl Kind {
                 Notice::warning("Peer", &refusal)
             }
         }
-    }
-}
-
-fn count(nodes: &Nodes) -> Count {
-    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let established = nodes.values().filter(|session| session.established);
-    Count {
-        established: number(established.count()),
-        total: number(nodes.len()),
     }
 }
 

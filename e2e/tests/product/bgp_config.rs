@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::api_only::{ApiOnly, Table};
 use super::fixture::{Fixture, SOON};
+use super::validation::largest_selector;
 
 const ROLLOUT: Duration = Duration::from_secs(120);
 const FAIRLEAD: &str = "/apis/fairlead.dev/v1alpha1";
@@ -318,6 +319,41 @@ fn the_api_server_refuses_wrong_bgp_objects_with_a_sentence() {
             .cluster
             .create(&object("BGPAdvertisement", "e2e-row", &spec), true);
         table.row(&spec.to_string(), &answer, None);
+    }
+    table.finish();
+}
+
+#[test]
+fn the_largest_bgp_objects_are_checked_within_the_api_servers_budget() {
+    let names = |count: usize| (0..count).map(|n| format!("{n:0>63}")).collect::<Vec<_>>();
+    // As many selectors as an object may be large.
+    let selectors = vec![largest_selector(); 12];
+    let advertisement = json!({
+        "addressPools": names(256), "peers": names(64),
+        "nodeSelectors": selectors, "preferredNodes": selectors, "serviceSelectors": selectors,
+        "communities": vec!["large:4294967295:4294967295:4294967295"; 32],
+        "asPathPrepend": 10, "aggregationLength": 24, "aggregationLengthV6": 64, "localPref": 1, "med": 1,
+    });
+    let mut last_is_wrong = advertisement.clone();
+    last_is_wrong["communities"][31] = json!("x");
+    let full = peer(&json!({
+        "address": "2001:0db8:ffff:ffff:ffff:ffff:ffff:ffff",
+        "sourceAddress": "2001:0db8:ffff:ffff:ffff:ffff:ffff:fffe",
+        "nodeSelectors": vec![largest_selector(); 16], "ttlSecurity": 1, "families": ["IPv4", "IPv6"],
+        "holdTime": "18h12m14s", "keepaliveTime": "6h4m4s", "connectRetryTime": "59m59s",
+        "bfd": {"receiveInterval": "59s999ms", "transmitInterval": "59s999ms", "detectMultiplier": 255},
+        "gracefulRestart": {"restartTime": "1h8m14s", "longLivedTime": "4659h59m59s"},
+        "passwordSecret": format!("{}a", "a.".repeat(126)), "vrf": "fifteen-letters",
+    }));
+    let test = ApiOnly::new("bgp-budget");
+    let mut table = Table::default();
+    for (kind, spec, refusal) in [
+        ("BGPAdvertisement", advertisement, None),
+        ("BGPAdvertisement", last_is_wrong, Some("spec.communities[31]")),
+        ("BGPPeer", full, None),
+    ] {
+        let answer = test.cluster.create(&object(kind, "e2e-row", &spec), true);
+        table.row(&format!("the largest {kind}"), &answer, refusal);
     }
     table.finish();
 }

@@ -750,3 +750,75 @@ fn an_advertisement_of_unknown_pools_and_peers_is_obeyed_for_the_others() {
     assert_eq!(compiled.config.bgp_advertisements.len(), 4);
     assert_eq!(compiled.config.advertisements.len(), 1);
 }
+
+mod any {
+    use super::*;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    /// A good value, one near it, or anything.
+    fn near(good: &'static str) -> impl Strategy<Value = String> {
+        prop_oneof![3 => Just(good.to_owned()), 1 => "[0-9]{1,6}(ms|s|m|h)?", 1 => "\\PC{0,12}"]
+    }
+
+    fn number() -> impl Strategy<Value = Option<i64>> {
+        option::of(prop_oneof![1..300i64, any::<i64>()])
+    }
+
+    prop_compose! {
+        fn any_peer()(
+            (my_asn, remote_asn) in (prop_oneof![Just(64_500), any::<i64>()], near("external")),
+            (address, interface) in (option::weighted(0.8, near("192.0.2.1")), option::weighted(0.2, near("eth0"))),
+            (source_address, vrf) in (option::of(near("192.0.2.2")), option::of(near("red"))),
+            (hold_time, keepalive_time) in (option::of(near("9s")), option::of(near("3s"))),
+            (connect_retry_time, password_secret) in (option::of(near("5s")), option::of(near("tor"))),
+            (port, ebgp_multihop, ttl_security) in (number(), number(), number()),
+            bfd in option::of((option::of(near("10ms")), number())),
+            restart in option::of((option::of(near("1s")), option::of(near("1h")))),
+            families in proptest::collection::vec(near("IPv6"), 0..3),
+        ) -> RawPeer {
+            RawPeer {
+                my_asn, remote_asn, address, interface, source_address, vrf, hold_time, keepalive_time,
+                connect_retry_time, password_secret, port, ebgp_multihop, ttl_security, families,
+                bfd: bfd.map(|(receive_interval, detect_multiplier)| RawBfd {
+                    receive_interval, detect_multiplier, ..RawBfd::default()
+                }),
+                graceful_restart: restart.map(|(restart_time, long_lived_time)| RawGracefulRestart {
+                    restart_time, long_lived_time,
+                }),
+                ..peer("any")
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_peer_that_is_accepted_is_within_its_bounds_and_disturbs_no_other(raw in any_peer()) {
+            let compiled = compiled(&[raw, good()], &[]);
+            let verdict = &compiled.verdicts[&ConfigObject::Peer("any".into())];
+            prop_assert!(compiled.config.peers.contains_key("good"));
+            let Some(peer) = compiled.config.peers.get("any") else {
+                prop_assert!(verdict.message.starts_with("spec."), "{:?}", verdict);
+                return Ok(());
+            };
+            prop_assert!(![0, 23_456, 65_535, u32::MAX].contains(&peer.my_asn));
+            prop_assert!(Duration::from_secs(3) <= peer.hold_time && peer.hold_time <= Duration::from_secs(65_535));
+            prop_assert!(peer.keepalive_time < peer.hold_time);
+            let times = [peer.hold_time, peer.keepalive_time, peer.connect_retry_time];
+            let restart = peer.graceful_restart.into_iter().flat_map(|g| [Some(g.restart_time), g.long_lived_time]);
+            for time in times.into_iter().chain(restart.flatten()) {
+                prop_assert!(time >= Duration::from_secs(1) && time.subsec_nanos() == 0, "{:?}", time);
+            }
+            prop_assert!(peer.port > 0 && !peer.families.is_empty());
+            prop_assert!(peer.ebgp_multihop.is_none() || peer.ttl_security.is_none());
+            if let (PeerEndpoint::Address(address), Some(source)) = (&peer.endpoint, peer.source_address) {
+                prop_assert_eq!(Family::of(*address), Family::of(source));
+            }
+            let within = |bfd: Bfd| {
+                let bounds = Duration::from_millis(10)..=Duration::from_secs(60);
+                bounds.contains(&bfd.receive_interval) && bounds.contains(&bfd.transmit_interval) && bfd.detect_multiplier > 1
+            };
+            prop_assert!(peer.bfd.is_none_or(within));
+        }
+    }
+}
