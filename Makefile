@@ -9,9 +9,12 @@ MAKEFLAGS += --no-print-directory
 CARGO ?= cargo
 PROGRAMS := fairlead-controller fairlead-speaker fairlead-node-agent
 PROGRAM_PATHS := $(PROGRAMS:%=target/release/%)
+# The parent of the BGP daemon, and the daemon itself, in an image of their own. The version is that of the Go module.
+BGP_PROGRAM_PATH := target/release/fairlead-bgpd
+GOBGP_VERSION := v4.8.0
 # What the image is made with, and what the network namespace tests use; the lab installs what it needs itself.
 IMAGE_PACKAGES := buildah
-NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping ndisc6 conntrack socat
+NETNS_PACKAGES := iproute2 nftables iputils-arping iputils-ping ndisc6 conntrack socat frr bird2
 CARGO_DENY := 0.20.2
 LAB := target/debug/lab
 # Names of the labs that the demo, the tests and the benchmarks bring up.
@@ -27,7 +30,7 @@ help: ## List the targets
 ##### Main job
 
 .PHONY: demo
-demo: images $(LAB) ## Bring up a cluster on this machine, install Fairlead, curl an external IP, and cordon its node
+demo: image $(LAB) ## Bring up a cluster on this machine, install Fairlead, curl an external IP, and cordon its node
 	target/debug/demo --name $(DEMO_LAB)
 
 .PHONY: demo-down
@@ -45,16 +48,16 @@ unit: ## Unit and property tests (no root needed)
 	$(CARGO) test -q --workspace
 
 .PHONY: netns
-netns: ## Tests with real packets in network namespaces (root)
+netns: gobgpd ## Tests with real packets in network namespaces (root)
 	@scripts/packages.sh $(NETNS_PACKAGES)
-	$(CARGO) test -q -p fairlead-speaker -p fairlead-node-agent --features fairlead-speaker/netns,fairlead-node-agent/netns --tests -- --test-threads=2
+	scripts/twice.sh $(CARGO) test -q -p fairlead-speaker -p fairlead-node-agent -p fairlead-bgpd --features fairlead-speaker/netns,fairlead-node-agent/netns,fairlead-bgpd/netns --tests --no-fail-fast -- --test-threads=2
 
 .PHONY: e2e
 e2e: images $(LAB) ## End-to-end tests on a lab of their own, which is taken down afterwards (root)
 	$(CARGO) test -q -p fairlead-e2e --features cluster --no-run
 	trap '$(LAB) down --name $(TEST_LAB)' EXIT; \
 	$(LAB) up --name $(TEST_LAB); \
-	FAIRLEAD_LAB=$(TEST_LAB) $(CARGO) test -p fairlead-e2e --features cluster --tests --no-fail-fast -- --test-threads=1 --nocapture
+	FAIRLEAD_LAB=$(TEST_LAB) scripts/twice.sh $(CARGO) test -p fairlead-e2e --features cluster --tests --no-fail-fast -- --test-threads=1 --nocapture
 
 .PHONY: soak-ipam
 soak-ipam: ## A million random steps of simulated address management (FAIRLEAD_IPAM_STEPS for another number)
@@ -87,6 +90,12 @@ bench-failover: images ## What a client notices of faults: Fairlead and MetalLB,
 	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
 	target/release/bench_failover --name $(BENCH_LAB) $(ARGS)
 
+.PHONY: bench-failover-bgp
+bench-failover-bgp: images ## The same with BGP and a router that spreads over the nodes (ARGS="--scale": 10 000 addresses) (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(BENCH_LAB)-bgp' EXIT; \
+	target/release/bench_failover_bgp --name $(BENCH_LAB)-bgp $(ARGS)
+
 .PHONY: bench-speaker
 bench-speaker: images ## What idle speakers cost with 1000 Services, on a lab of their own (root)
 	$(CARGO) build --release -p fairlead-e2e --bins
@@ -116,14 +125,29 @@ build: ## Build all programs (debug)
 	$(CARGO) build --workspace
 
 .PHONY: images
-images: $(PROGRAM_PATHS) ## Build the OCI image: target/images/fairlead.tar
+images: image image-gobgp ## Build the OCI images: target/images/fairlead.tar and fairlead-gobgp.tar
+
+.PHONY: image
+image: $(PROGRAM_PATHS)
 	@scripts/packages.sh $(IMAGE_PACKAGES)
-	scripts/image.sh $(PROGRAM_PATHS)
+	scripts/image.sh fairlead Dockerfile $(PROGRAM_PATHS)
+
+.PHONY: image-gobgp
+image-gobgp: $(BGP_PROGRAM_PATH) gobgpd
+	@scripts/packages.sh $(IMAGE_PACKAGES)
+	LICENSES=target/gobgpd/licenses scripts/image.sh fairlead-gobgp Dockerfile.gobgp $(BGP_PROGRAM_PATH) target/gobgpd/gobgpd target/gobgpd/gobgp
+
+.PHONY: gobgpd
+gobgpd: ## Build the BGP daemon from its Go module: target/gobgpd/gobgpd
+	@scripts/gobgpd.sh $(GOBGP_VERSION)
 
 # Cargo knows what is out of date.
-.PHONY: $(PROGRAM_PATHS) $(LAB)
+.PHONY: $(PROGRAM_PATHS) $(BGP_PROGRAM_PATH) $(LAB)
 $(PROGRAM_PATHS) &:
 	$(CARGO) build --release $(PROGRAMS:%=-p %)
+
+$(BGP_PROGRAM_PATH):
+	$(CARGO) build --release -p $(notdir $@)
 
 $(LAB):
 	$(CARGO) build -p fairlead-e2e --bins

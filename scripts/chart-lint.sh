@@ -38,6 +38,23 @@ has "no kube-proxy" '- --kube-proxy=absent' --set kubeProxy=absent --set apiServ
 has "how pods are told" 'value: "interfacePrefixes=cali,lxc"' --set 'nodeAgent.podSources=interfacePrefixes=cali\,lxc'
 has "where node ports are served" 'value: "10.0.0.0/8,fd00::/8"' --set 'nodeAgent.nodePortAddresses={10.0.0.0/8,fd00::/8}'
 has "node ports at the primary addresses" 'value: "primary"' --set 'nodeAgent.nodePortAddresses={primary}'
+# BGP: off by default, and then nothing of it is there.
+bgp=(--set speaker.bgp.enabled=true)
+for text in fairlead-bgpd --bgp-socket /run/fairlead/bgp; do
+  lacks "BGP by default" "$text"
+  has "BGP" "$text" "${bgp[@]}"
+done
+has "the daemon's image" 'image: ghcr.io/fairlead-dev/fairlead-gobgp:' "${bgp[@]}"
+has "one registry for both images" 'image: registry.example/fairlead-dev/fairlead-gobgp:' "${bgp[@]}" --set image.registry=registry.example
+has "a registry for the daemon alone" "image: mirror.example/fairlead-dev/fairlead-gobgp@$digest" "${bgp[@]}" \
+  --set speaker.bgp.image.registry=mirror.example --set speaker.bgp.image.digest="$digest"
+has "the drain time" '- --bgp-drain-time=9s' "${bgp[@]}" --set speaker.bgp.drainTimeSeconds=9
+has "the heartbeat timeout" '- --heartbeat-timeout=20s' "${bgp[@]}" --set speaker.bgp.heartbeatTimeoutSeconds=20
+has "the time to wait for the speaker" '- --end-timeout=52s' "${bgp[@]}" --set speaker.terminationGracePeriodSeconds=60
+lacks "the right to read Secrets without passwords" fairlead-speaker-passwords "${bgp[@]}"
+lacks "the right to read Secrets without BGP" fairlead-speaker-passwords --set 'speaker.bgp.passwordSecrets={tor}'
+has "the right to read the passwords" 'resourceNames: ["tor","spine"]' "${bgp[@]}" --set 'speaker.bgp.passwordSecrets={tor,spine}'
+has "flags of the speaker" '- "--probe-interval=1s"' --set 'speaker.extraArgs={--probe-interval=1s}'
 # The three programs and the uninstall hook.
 told=$(render --set compatibility.metallb=true | grep -A1 FAIRLEAD_METALLB_ANNOTATIONS | grep -c 'value: "true"')
 [ "$told" = 4 ] || { echo "chart: compatibility.metallb reaches $told programs of 4" >&2; exit 1; }
@@ -62,6 +79,9 @@ refuses "no kube-proxy without the API server's address" --kube-version 1.33.0 -
 refuses "a guess at kube-proxy" --kube-version 1.33.0 --set kubeProxy=auto
 refuses "a guess at pods" --kube-version 1.33.0 --set nodeAgent.podSources=cali
 refuses "an address instead of a range" --kube-version 1.33.0 --set 'nodeAgent.nodePortAddresses={192.0.2.1}'
+refuses "a drain that takes longer than the pod may" --kube-version 1.33.0 --set speaker.bgp.enabled=true --set speaker.bgp.drainTimeSeconds=16
+refuses "a heartbeat timeout shorter than a restart" --kube-version 1.33.0 --set speaker.bgp.heartbeatTimeoutSeconds=2
+refuses "a Secret's name that is none" --kube-version 1.33.0 --set 'speaker.bgp.passwordSecrets={a/b}'
 refuses "a lease that ends before its leader has stopped" --kube-version 1.33.0 --set controller.leaderElection.renewDeadlineSeconds=15
 refuses "a renew deadline without a second attempt" --kube-version 1.33.0 --set controller.leaderElection.retryPeriodSeconds=9
 refuses "an unknown finalizer" --kube-version 1.33.0 --set finalizer=own

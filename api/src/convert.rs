@@ -3,6 +3,7 @@
 //! Conversions never fail as a whole: what cannot be read inside an object is left out where leaving it out is safe
 //! (an endpoint whose address does not parse), and the object is treated as absent where it is not.
 
+mod bgp;
 mod ranges;
 mod slice;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use bgp::{bgp_advertisement, peer};
 pub use ranges::SOURCE_RANGES;
 pub use slice::{Fault, FaultKind, SERVICE_NAME_LABEL, slice, slice_and_faults};
 

@@ -4,11 +4,17 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::{AddressPool, L2Advertisement, NodeState};
+use crate::{AddressPool, BGPAdvertisement, BGPPeer, L2Advertisement, NodeState};
 
 /// All our CustomResourceDefinitions. They stay when the release is uninstalled, so that no configuration is lost.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    let mut crds = vec![AddressPool::crd(), L2Advertisement::crd(), NodeState::crd()];
+    let mut crds = vec![
+        AddressPool::crd(),
+        BGPAdvertisement::crd(),
+        BGPPeer::crd(),
+        L2Advertisement::crd(),
+        NodeState::crd(),
+    ];
     for crd in &mut crds {
         crd.metadata
             .annotations

@@ -2,6 +2,8 @@
 //! annotations, and the conversions to the vocabulary of `fairlead-core`.
 
 pub mod annotations;
+pub mod bgp_advertisement;
+pub mod bgp_peer;
 pub mod conditions;
 pub mod convert;
 pub mod crd;
@@ -10,6 +12,8 @@ pub mod node_state;
 pub mod pool;
 mod schema;
 
+pub use bgp_advertisement::{BGPAdvertisement, BGPAdvertisementSpec};
+pub use bgp_peer::{BGPPeer, BGPPeerSpec};
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec};
 pub use node_state::{NodeState, NodeStateSpec, NodeStateStatus};
 pub use pool::{AddressPool, AddressPoolSpec};

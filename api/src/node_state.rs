@@ -70,6 +70,9 @@ pub struct NodeStateStatus {
     /// What this node knows of the speakers of other nodes, without the API server.
     #[serde(default)]
     pub gossip: GossipState,
+    /// The sessions of this node with BGP peers; absent if BGP is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<BgpState>,
     /// The installation is being removed and this speaker has stopped announcing for good.
     #[serde(default)]
     pub withdrawn: bool,
@@ -111,6 +114,63 @@ pub struct GossipState {
     pub problem: String,
 }
 
+/// Sessions that are listed at the most.
+pub const SESSIONS_MOST: usize = 64;
+
+/// The BGP of a node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpState {
+    /// The BGP daemon of the node, in words: `running` with its version, or what is awaited.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub daemon: String,
+    /// What is wrong, as a reason and a sentence; empty if nothing is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+    /// The sessions that this node has or should have, at most 64, in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub sessions: Vec<BgpSession>,
+    /// Number of networks that this node announces.
+    #[serde(default)]
+    pub routes: i64,
+}
+
+/// State of a session through which routes go.
+pub const ESTABLISHED: &str = "Established";
+
+/// A session of a node with a BGP peer.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpSession {
+    /// Name of the BGPPeer.
+    pub peer: String,
+    /// The router's address, or the interface while no address is known.
+    pub remote: String,
+    /// `Idle`, `Connect`, `Active`, `OpenSent`, `OpenConfirm` or `Established` (RFC 4271 §8.2.2).
+    pub state: String,
+    /// Since when.
+    pub since: Time,
+    /// Why the session is not established, or why it was lost the last time, in words; empty if it never was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_error: String,
+    /// Number of networks that the router was told of.
+    #[serde(default)]
+    pub prefixes: i64,
+    /// The families of routes that both sides agreed on: `IPv4`, `IPv6`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub families: Vec<String>,
+    /// State of BFD: `Up`, `Down`, `Init` or `AdminDown`; empty without BFD.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bfd: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// Subnets, and gateways, that are listed at the most.
 pub const NETWORK_MOST: usize = 64;
 
@@ -124,11 +184,19 @@ pub struct AnnouncedAddress {
     /// The Services that have it, each as `namespace/name`; several if they share it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<String>,
-    /// The interfaces it is announced on.
+    /// The interfaces it is announced on by ARP or neighbour discovery; none if it is announced by BGP alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
-    /// Epoch of the node's claim: if several nodes say that they announce the address, it is the one with the highest.
+    /// Epoch of the node's claim: if several nodes say that they announce the address on interfaces, it is the one with
+    /// the highest.
     #[serde(default)]
     pub claim: i64,
+    /// It is announced by BGP, to at least one peer with an established session. Several nodes may do so at once.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub bgp: bool,
+    /// It is announced by BGP as less preferred, and withdrawn soon if other nodes announce it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub draining: bool,
     /// Since when.
     pub since: Time,
 }

@@ -3,8 +3,12 @@
 //! Every list and every text has a limit: the API server estimates what a rule costs at the most before it accepts it.
 //! Rules stand on the single entry, so that an error names the entry's place and its message can quote it.
 
+mod bgp;
+
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Value, json};
+
+pub(crate) use bgp::*;
 
 /// Texts of the two ends of a range `first-last`.
 const FIRST: &str = "self.substring(0, self.indexOf('-')).trim()";

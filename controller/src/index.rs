@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fairlead_api::bgp_peer::BgpPeerStatus;
 use fairlead_api::conditions;
 use fairlead_api::pool::AddressPoolStatus;
-use fairlead_api::{AddressPool, L2Advertisement, convert};
-use fairlead_core::config::{RawAdvertisement, RawPool};
+use fairlead_api::{AddressPool, BGPAdvertisement, BGPPeer, L2Advertisement, convert};
+use fairlead_core::config::{RawAdvertisement, RawBgpAdvertisement, RawPeer, RawPool};
 use fairlead_core::model::{Node, Service};
 use fairlead_runtime::Table;
 use fairlead_runtime::leaving::is_leaving;
@@ -139,6 +140,50 @@ impl AdvertisementEntry {
     }
 }
 
+/// A `BGPPeer` with its status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerEntry {
+    /// What the user wrote.
+    pub raw: RawPeer,
+    /// Metadata.
+    pub meta: Meta,
+    /// What was reported last.
+    pub status: BgpPeerStatus,
+}
+
+impl PeerEntry {
+    /// From the object.
+    pub fn new(object: &BGPPeer) -> Option<Self> {
+        Some(Self {
+            raw: convert::peer(object)?,
+            meta: Meta::from(&object.metadata),
+            status: object.status.clone().unwrap_or_default(),
+        })
+    }
+}
+
+/// A `BGPAdvertisement` with its status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BgpAdvertisementEntry {
+    /// What the user wrote.
+    pub raw: RawBgpAdvertisement,
+    /// Metadata.
+    pub meta: Meta,
+    /// What was reported last.
+    pub conditions: Vec<Condition>,
+}
+
+impl BgpAdvertisementEntry {
+    /// From the object.
+    pub fn new(object: &BGPAdvertisement) -> Option<Self> {
+        Some(Self {
+            raw: convert::bgp_advertisement(object)?,
+            meta: Meta::from(&object.metadata),
+            conditions: object.status.clone().unwrap_or_default().conditions,
+        })
+    }
+}
+
 /// The state ConfigMap.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateEntry {
@@ -187,6 +232,10 @@ pub struct Index {
     pub pools: Table<PoolEntry>,
     /// Layer 2 advertisements.
     pub advertisements: Table<AdvertisementEntry>,
+    /// BGP peers.
+    pub peers: Table<PeerEntry>,
+    /// BGP advertisements.
+    pub bgp_advertisements: Table<BgpAdvertisementEntry>,
     /// Nodes.
     pub nodes: Table<Node>,
     /// Labels of namespaces.
@@ -205,6 +254,8 @@ impl Default for Index {
             services: Table::tracked("Service"),
             pools: Table::tracked("AddressPool"),
             advertisements: Table::tracked("L2Advertisement"),
+            peers: Table::tracked("BGPPeer"),
+            bgp_advertisements: Table::tracked("BGPAdvertisement"),
             nodes: Table::tracked("Node"),
             namespaces: Table::tracked("Namespace"),
             service_cidrs: Table::tracked("ServiceCIDR"),
@@ -220,6 +271,8 @@ impl Index {
         self.services.listed()
             && self.pools.listed()
             && self.advertisements.listed()
+            && self.peers.listed()
+            && self.bgp_advertisements.listed()
             && self.nodes.listed()
             && self.namespaces.listed()
             && self.service_cidrs.listed()
@@ -234,6 +287,8 @@ impl Index {
             services,
             pools,
             advertisements,
+            peers,
+            bgp_advertisements,
             nodes,
             namespaces,
             service_cidrs,
@@ -243,6 +298,8 @@ impl Index {
         services.changes();
         pools.changes();
         advertisements.changes();
+        peers.changes();
+        bgp_advertisements.changes();
         nodes.changes();
         namespaces.changes();
         service_cidrs.changes();

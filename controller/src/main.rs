@@ -14,6 +14,7 @@ mod pools;
 mod quiet;
 mod rules;
 mod send;
+mod sessions;
 mod status;
 mod tally;
 mod terms;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fairlead_api::{AddressPool, L2Advertisement, NodeState, convert};
+use fairlead_api::{AddressPool, BGPAdvertisement, BGPPeer, L2Advertisement, NodeState, convert};
 use fairlead_runtime::gossip_key::GossipKeyArgs;
 use fairlead_runtime::watch::{Guarded, Relist, Shared, config, follow, follow_and_relist};
 use fairlead_runtime::{CommonArgs, Readiness, class_policy, client, init, serve_http, shutdown};
@@ -41,7 +42,8 @@ use crate::election::ElectionArguments;
 use crate::events::Events;
 use crate::gossip_key::Keeper;
 use crate::index::{
-    AdvertisementEntry, Index, PoolEntry, ServiceEntry, StateEntry, namespace_labels, service_cidrs,
+    AdvertisementEntry, BgpAdvertisementEntry, Index, PeerEntry, PoolEntry, ServiceEntry, StateEntry,
+    namespace_labels, service_cidrs,
 };
 use crate::metrics::Metrics;
 use crate::planner::{Planner, Policy};
@@ -219,6 +221,22 @@ fn watch(client: &kube::Client, index: &Shared<Index>, common: &CommonArgs, reli
         index.clone(),
         |i: &mut Index| &mut i.advertisements,
         AdvertisementEntry::new,
+    ));
+    let peers: Api<Guarded<BGPPeer>> = Api::all(client.clone());
+    tokio::spawn(follow(
+        peers,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.peers,
+        PeerEntry::new,
+    ));
+    let advertisements: Api<Guarded<BGPAdvertisement>> = Api::all(client.clone());
+    tokio::spawn(follow(
+        advertisements,
+        config(),
+        index.clone(),
+        |i: &mut Index| &mut i.bgp_advertisements,
+        BgpAdvertisementEntry::new,
     ));
     let nodes: Api<Guarded<Node>> = Api::all(client.clone());
     tokio::spawn(follow(

@@ -4,6 +4,7 @@
 //! What changed in the index is taken over change by change. A write is made up only when it can be sent, from the
 //! newest state of its object, and nothing is made up from a state that the ledger has not seen.
 
+mod objects;
 mod todo;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_api::conditions::ANNOUNCED;
-use fairlead_core::config::ConfigObject;
 use fairlead_core::ipam::{Decision, External, Ledger, Outcome, PoolState};
 use fairlead_core::model::ServiceKey;
 use fairlead_core::ownership::{ClassPolicy, resolve};
@@ -25,18 +25,22 @@ use crate::announced::{Announcement, Reports};
 use crate::change::{Change, Notice};
 use crate::external::main_change;
 use crate::index::{Index, ServiceEntry};
-use crate::pools::{advertisement_change, pool_change, state_change};
 use crate::quiet::Quiet;
 use crate::rules::{Basis, basis};
+use crate::sessions::Sessions;
 use crate::status::service_change;
 use crate::tally::{State, Tally};
+use crate::view::NodeView;
 use crate::writes::{Ended, Object, Writes, named};
+use objects::version;
 use todo::Todo;
 
 /// The counts of pools are written at most so often: they are for people.
 const COUNTING: Duration = Duration::from_millis(500);
 /// What all nodes report, and what rules are made of, is put together at most so often.
 const GATHERING: Duration = Duration::from_millis(25);
+/// Nodes that announce an address by BGP are named anew at most so often: that is a write for each Service.
+const RENAMING: Duration = Duration::from_secs(10);
 /// A write of external IPs that the API server denied is tried again after so long.
 const DENIED: Duration = Duration::from_secs(60);
 
@@ -72,8 +76,11 @@ pub struct Planner {
     /// Nodes, reports or the parts of rules changed and are to be put together, no sooner than this.
     gather_at: Option<Instant>,
     gathered: Option<Instant>,
-    /// Events that go with no write, each with its Service's UID.
-    notices: Vec<(ServiceKey, String, Notice)>,
+    /// Events that go with no write, each with its object's UID.
+    notices: Vec<(Object, String, Notice)>,
+    sessions: Sessions,
+    /// When nodes that announce by BGP were named anew the last time.
+    renamed: Option<Instant>,
 }
 
 /// A write that is due.
@@ -121,6 +128,8 @@ impl Planner {
             gather_at: None,
             gathered: None,
             notices: Vec::new(),
+            sessions: Sessions::default(),
+            renamed: None,
         }
     }
 
@@ -133,6 +142,8 @@ impl Planner {
         let first = self.basis.is_none();
         let pools = index.pools.changes();
         let advertisements = index.advertisements.changes();
+        let peers = index.peers.changes();
+        let bgp_advertisements = index.bgp_advertisements.changes();
         let others = [
             index.nodes.changes(),
             index.namespaces.changes(),
@@ -140,7 +151,9 @@ impl Planner {
         ];
         let views = index.views.changes();
         let state = !index.state.changes().is_empty();
-        let own = !pools.is_empty() || !advertisements.is_empty();
+        let own = [&pools, &advertisements, &peers, &bgp_advertisements]
+            .iter()
+            .any(|changed| !changed.is_empty());
         // Reports come all the time; the networks that they tell of hardly ever change.
         let network = |key: &String| index.views.get(key).map(|view| &view.network) != self.networks.get(key);
         let rules =
@@ -157,6 +170,12 @@ impl Planner {
         self.todo.extend(pools.into_iter().map(Object::Pool));
         self.todo
             .extend(advertisements.into_iter().map(Object::Advertisement));
+        self.todo.extend(peers.into_iter().map(Object::Peer));
+        self.todo
+            .extend(bgp_advertisements.into_iter().map(Object::BgpAdvertisement));
+        self.todo
+            .extend(self.sessions.changed(now).into_iter().map(Object::Peer));
+        self.session_notices(index, now);
         if state || first {
             self.todo.push(Object::State);
         }
@@ -262,6 +281,7 @@ impl Planner {
             self.writes.wake(now),
             self.count_at,
             self.gather_at,
+            self.sessions.wake(now),
         ]
         .into_iter()
         .flatten()
@@ -269,7 +289,7 @@ impl Planner {
     }
 
     /// Events that go with no write.
-    pub fn notices(&mut self) -> Vec<(ServiceKey, String, Notice)> {
+    pub fn notices(&mut self) -> Vec<(Object, String, Notice)> {
         std::mem::take(&mut self.notices)
     }
 
@@ -322,16 +342,39 @@ impl Planner {
         if std::mem::take(&mut self.basis_due) {
             self.gather_basis(index);
         }
-        let nodes = index
+        let views: Vec<&NodeView> = index
             .views
             .values()
-            .filter(|view| index.nodes.get(view.node.as_str()).is_some());
-        let reports = Reports::new(nodes);
+            .filter(|view| index.nodes.get(view.node.as_str()).is_some())
+            .collect();
+        self.sessions.observe(views.iter().copied());
+        let mut reports = Reports::new(views);
+        match self
+            .renamed
+            .map(|last| last + RENAMING)
+            .filter(|next| *next > now)
+        {
+            Some(next) if reports.keep_naming(&self.reports) => self.gather_at = Some(next),
+            _ => {}
+        }
+        if reports.names_differ(&self.reports) {
+            self.renamed = Some(now);
+        }
         for address in reports.differing(&self.reports) {
             let claimants = self.ledger.claimants(address).cloned();
             self.todo.extend(claimants.map(Object::Service));
         }
         self.reports = reports;
+    }
+
+    /// What became of sessions, as events of the peers that there are.
+    fn session_notices(&mut self, index: &Index, now: Instant) {
+        for (peer, notice) in self.sessions.notices(now) {
+            if let Some(entry) = index.peers.get(&peer) {
+                let uid = entry.meta.uid.clone();
+                self.notices.push((Object::Peer(peer), uid, notice));
+            }
+        }
     }
 
     fn gather_basis(&mut self, index: &Index) {
@@ -349,6 +392,11 @@ impl Planner {
             let advertisements = index.advertisements.iter();
             self.todo
                 .extend(advertisements.map(|(name, _)| Object::Advertisement(name.to_owned())));
+            let peers = index.peers.iter().map(|(name, _)| Object::Peer(name.to_owned()));
+            self.todo.extend(peers);
+            let advertisements = index.bgp_advertisements.iter();
+            self.todo
+                .extend(advertisements.map(|(name, _)| Object::BgpAdvertisement(name.to_owned())));
             self.todo.push(Object::State);
             self.basis = Some(basis);
         }
@@ -490,35 +538,10 @@ impl Planner {
             && note != Some(refusal)
         {
             let notice = Notice::warning("Announce", refusal);
-            self.notices.push((key.clone(), entry.meta.uid.clone(), notice));
+            let object = Object::Service(key.clone());
+            self.notices.push((object, entry.meta.uid.clone(), notice));
         }
         judgement.tell.then_some(observed)
-    }
-
-    /// What has to change in an object that is no Service.
-    fn other(&self, index: &Index, object: &Object, wall: &Time) -> (String, Option<Change>) {
-        let Some(basis) = &self.basis else {
-            return (String::new(), None);
-        };
-        let verdict = |object: ConfigObject| basis.compiled.verdicts.get(&object);
-        let change = match object {
-            Object::Service(_) => None,
-            Object::Pool(name) => index.pools.get(name).and_then(|entry| {
-                let verdict = verdict(ConfigObject::Pool(name.clone()))?;
-                let pool = basis.compiled.config.pools.get(name);
-                let change = pool_change(entry, pool, verdict, &self.ledger.pool(name), wall);
-                Some((entry.meta.uid.clone(), change))
-            }),
-            Object::Advertisement(name) => index.advertisements.get(name).and_then(|entry| {
-                let verdict = verdict(ConfigObject::Advertisement(name.clone()))?;
-                Some((entry.meta.uid.clone(), advertisement_change(entry, verdict, wall)))
-            }),
-            Object::State => index.state.values().next().map(|entry| {
-                let pools = basis.compiled.config.pools.values();
-                (entry.meta.uid.clone(), state_change(entry, pools))
-            }),
-        };
-        change.unwrap_or_default()
     }
 }
 
@@ -533,16 +556,6 @@ fn deny(entry: &ServiceEntry, decision: &mut Decision, why: &str) {
         let message = format!("the API server denied writing spec.externalIPs: {why}");
         external.note = Some(Refusal::new(Reason::ExternalIPsDenied, message));
     }
-}
-
-fn version<'a>(index: &'a Index, object: &Object) -> Option<&'a str> {
-    let meta = match object {
-        Object::Service(key) => &index.services.get(&key.to_string())?.meta,
-        Object::Pool(name) => &index.pools.get(name)?.meta,
-        Object::Advertisement(name) => &index.advertisements.get(name)?.meta,
-        Object::State => &index.state.values().next()?.meta,
-    };
-    Some(&meta.resource_version)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! What has to change in pools, advertisements and the state ConfigMap. Pure functions.
+//! What has to change in pools, advertisements, BGP peers and the state ConfigMap. Pure functions.
 
+use fairlead_api::bgp_peer::BgpPeerStatus;
 use fairlead_api::conditions::{self, condition};
 use fairlead_api::pool::{AddressPoolStatus, PoolUsage};
 use fairlead_core::config::Pool;
@@ -10,7 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value, json};
 
 use crate::change::{Change, Notice, Part, finalizers, status_patch};
-use crate::index::{AdvertisementEntry, Meta, POOL_CIDRS, PoolEntry, StateEntry};
+use crate::index::{Meta, POOL_CIDRS, PeerEntry, PoolEntry, StateEntry};
+use crate::sessions::Count;
 
 /// Keeps a pool that is deleted while Services have its addresses.
 pub const FINALIZER: &str = "fairlead.dev/addresses-in-use";
@@ -80,13 +82,35 @@ pub fn pool_change(
     })
 }
 
-/// What has to change in the status of an advertisement.
-pub fn advertisement_change(entry: &AdvertisementEntry, verdict: &Refusal, now: &Time) -> Option<Change> {
-    let mut list = entry.conditions.clone();
-    let notices = accepted(&mut list, &entry.meta, verdict, true, now);
-    (list != entry.conditions).then(|| Change {
+/// What has to change in the status of an advertisement with these conditions, of whatever kind.
+pub fn advertisement_change(
+    meta: &Meta,
+    conditions: &[Condition],
+    verdict: &Refusal,
+    now: &Time,
+) -> Option<Change> {
+    let mut list = conditions.to_vec();
+    let notices = accepted(&mut list, meta, verdict, true, now);
+    (list != conditions).then(|| Change {
         part: Part::Status,
-        patch: status_patch(&entry.meta, json!({ "conditions": list })),
+        patch: status_patch(meta, json!({ "conditions": list })),
+        notices,
+        after: None,
+    })
+}
+
+/// What has to change in the status of a BGP peer.
+pub fn peer_change(entry: &PeerEntry, verdict: &Refusal, count: Count, now: &Time) -> Option<Change> {
+    let mut new = BgpPeerStatus {
+        sessions_established: count.established,
+        sessions_total: count.total,
+        sessions: format!("{}/{}", count.established, count.total),
+        conditions: entry.status.conditions.clone(),
+    };
+    let notices = accepted(&mut new.conditions, &entry.meta, verdict, true, now);
+    (new != entry.status).then(|| Change {
+        part: Part::Status,
+        patch: status_patch(&entry.meta, json!(new)),
         notices,
         after: None,
     })
@@ -138,7 +162,14 @@ fn accepted(
     may_be_true: bool,
     now: &Time,
 ) -> Vec<Notice> {
-    let accepted = may_be_true && matches!(verdict.reason, Reason::Accepted | Reason::InUse);
+    let obeyed = [
+        Reason::Accepted,
+        Reason::InUse,
+        Reason::GracefulRestartIneffective,
+        Reason::PeerDisabled,
+    ];
+    let accepted = may_be_true && obeyed.contains(&verdict.reason);
+    let wished = [Reason::Accepted, Reason::PeerDisabled].contains(&verdict.reason);
     let said = list
         .iter()
         .find(|condition| condition.type_ == conditions::ACCEPTED)
@@ -151,7 +182,7 @@ fn accepted(
         now.clone(),
     );
     conditions::set(list, new);
-    if verdict.reason == Reason::Accepted || said {
+    if wished || said {
         vec![]
     } else {
         vec![Notice::warning("Configure", verdict)]

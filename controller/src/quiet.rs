@@ -109,6 +109,7 @@ impl Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::announced::{Announcers, Several};
     use fairlead_api::conditions::{ANNOUNCED, condition};
     use fairlead_core::model::NodeName;
     use fairlead_core::reason::Refusal;
@@ -120,7 +121,11 @@ mod tests {
     }
 
     fn somebody() -> Announcement {
-        Announcement::By(vec![("192.0.2.1".parse().unwrap(), NodeName::from("n"))], vec![])
+        let by = Announcers {
+            owner: Some(NodeName::from("n")),
+            bgp: Several::default(),
+        };
+        Announcement::By(vec![("192.0.2.1".parse().unwrap(), by)], vec![])
     }
 
     fn written(status: bool, reason: Reason) -> Condition {

@@ -1,6 +1,8 @@
 //! What addresses are given by, put together from all kinds but Services.
 
-use fairlead_core::config::{Compiled, RawAdvertisement, RawPool, compile};
+use fairlead_core::config::{
+    Compiled, RawAdvertisement, RawBgpAdvertisement, RawPeer, RawPool, Written, compile,
+};
 use fairlead_core::ipam::Rules;
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_core::range::IpRange;
@@ -10,7 +12,7 @@ use crate::index::Index;
 /// The checked configuration, and the rules made from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Basis {
-    /// Verdicts on pools and advertisements.
+    /// Verdicts on pools, advertisements and peers.
     pub compiled: Compiled,
     /// What the ledger decides by.
     pub rules: Rules,
@@ -24,7 +26,18 @@ pub fn basis(index: &Index, class: ClassPolicy) -> Basis {
         .values()
         .map(|entry| entry.raw.clone())
         .collect();
-    let compiled = compile(&pools, &advertisements);
+    let peers: Vec<RawPeer> = index.peers.values().map(|entry| entry.raw.clone()).collect();
+    let bgp_advertisements: Vec<RawBgpAdvertisement> = index
+        .bgp_advertisements
+        .values()
+        .map(|entry| entry.raw.clone())
+        .collect();
+    let compiled = compile(&Written {
+        pools: &pools,
+        advertisements: &advertisements,
+        peers: &peers,
+        bgp_advertisements: &bgp_advertisements,
+    });
     let namespaces = index
         .namespaces
         .iter()

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use fairlead_api::{AddressPool, L2Advertisement};
+use fairlead_api::{AddressPool, BGPAdvertisement, BGPPeer, L2Advertisement};
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Service};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Client, Resource};
@@ -84,6 +84,14 @@ impl Sender {
                 let resource = ApiResource::erase::<L2Advertisement>(&());
                 (Api::all_with(self.client, &resource), name.clone())
             }
+            Object::Peer(name) => {
+                let resource = ApiResource::erase::<BGPPeer>(&());
+                (Api::all_with(self.client, &resource), name.clone())
+            }
+            Object::BgpAdvertisement(name) => {
+                let resource = ApiResource::erase::<BGPAdvertisement>(&());
+                (Api::all_with(self.client, &resource), name.clone())
+            }
             Object::State => {
                 let resource = ApiResource::erase::<ConfigMap>(&());
                 let api = Api::namespaced_with(self.client, &self.namespace, &resource);
@@ -118,6 +126,8 @@ pub fn reference(object: &Object, uid: &str) -> ObjectReference {
         ),
         Object::Pool(name) => (AddressPool::api_version(&()), None, name.clone()),
         Object::Advertisement(name) => (L2Advertisement::api_version(&()), None, name.clone()),
+        Object::Peer(name) => (BGPPeer::api_version(&()), None, name.clone()),
+        Object::BgpAdvertisement(name) => (BGPAdvertisement::api_version(&()), None, name.clone()),
         Object::State => (ConfigMap::api_version(&()), None, object.name()),
     };
     ObjectReference {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::LoadBalancerIngress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value, json};
 
-use crate::announced::{ANNOUNCED_BY, Announcement, BESIDES};
+use crate::announced::{ANNOUNCED_BY, ANNOUNCED_OVER_BGP, Announcement, BESIDES};
 use crate::change::{Change, Notice, Part, listed, status_patch};
 use crate::index::ServiceEntry;
 
@@ -223,12 +223,16 @@ impl Status<'_> {
             // Who announces, and what else there is to say, are told by events of their own.
             let was = before.map_or("", |condition| condition.message.as_str());
             let (now_by, was_by) = (owner(&verdict.message), owner(was));
-            if now_by != was_by {
+            // Over BGP nodes come and go; none of them takes the address from another.
+            let both_bgp = [now_by, was_by]
+                .iter()
+                .all(|by| by.starts_with(ANNOUNCED_OVER_BGP));
+            if now_by != was_by && !both_bgp {
                 self.notices.push(match was_by.strip_prefix(ANNOUNCED_BY) {
-                    Some(was) => {
+                    Some(was) if now_by.starts_with(ANNOUNCED_BY) => {
                         Notice::normal("Announce", Reason::OwnerChanged, format!("{now_by} (was {was})"))
                     }
-                    None => Notice::normal("Announce", Reason::Announced, now_by.to_owned()),
+                    _ => Notice::normal("Announce", Reason::Announced, now_by.to_owned()),
                 });
             }
             if let Announcement::By(_, conflicts) = announcement {

@@ -1,9 +1,10 @@
 //! A `NodeState` reduced to what the status of Services is made from. What changes all the time on a
 //! node, such as the number of its data path's plan, is not part of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use fairlead_api::node_state::{AnnouncedAddress, ESTABLISHED};
 use fairlead_api::{NodeState, NodeStateStatus};
 use fairlead_core::model::NodeName;
 use fairlead_core::range::IpRange;
@@ -15,14 +16,27 @@ use ipnet::IpNet;
 pub struct NodeView {
     /// The node.
     pub node: NodeName,
-    /// The addresses it announces, with the epoch of its claim: of two nodes the higher one is the owner.
+    /// The addresses it announces on interfaces, with the epoch of its claim: of two nodes the higher one is the owner.
     pub announced: BTreeMap<IpAddr, i64>,
+    /// The addresses it announces by BGP, as other nodes may at the same time.
+    pub bgp: BTreeSet<IpAddr>,
     /// The addresses that it does not announce, with the reason and its sentence.
     pub held_back: BTreeMap<IpAddr, (Reason, String)>,
     /// Addresses that a machine which is no speaker uses: its MAC address, and the interface on which it was seen.
     pub conflicts: BTreeMap<IpAddr, (String, String)>,
     /// Addresses of its networks that no Service may get, with what they are.
     pub network: Vec<(IpRange, String)>,
+    /// Its BGP sessions, by the name of the peer.
+    pub sessions: BTreeMap<String, SessionView>,
+}
+
+/// What a node says of a BGP session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Routes go through it.
+    pub established: bool,
+    /// Why it is not established, or why it was lost the last time.
+    pub last_error: String,
 }
 
 impl NodeView {
@@ -30,11 +44,24 @@ impl NodeView {
     pub fn new(object: &NodeState) -> Option<Self> {
         let node = NodeName(object.metadata.name.clone()?);
         let status = object.status.clone().unwrap_or_default();
-        let announced = status
-            .announced
-            .iter()
+        // A node that says neither is of a version without BGP.
+        let on_interfaces =
+            |announced: &&AnnouncedAddress| !announced.interfaces.is_empty() || !announced.bgp;
+        let announced = status.announced.iter().filter(on_interfaces);
+        let announced = announced
             .map(|announced| (announced.address, announced.claim))
             .collect();
+        let bgp = status.announced.iter().filter(|announced| announced.bgp);
+        let bgp = bgp.map(|announced| announced.address).collect();
+        let sessions = status.bgp.iter().flat_map(|bgp| &bgp.sessions);
+        let sessions = sessions.map(|session| {
+            let view = SessionView {
+                established: session.state == ESTABLISHED,
+                last_error: session.last_error.clone(),
+            };
+            (session.peer.clone(), view)
+        });
+        let sessions = sessions.collect();
         let mut held_back: BTreeMap<IpAddr, (Reason, String)> = BTreeMap::new();
         for group in &status.held_back {
             let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == group.reason) else {
@@ -60,7 +87,9 @@ impl NodeView {
             network: network(&status),
             node,
             announced,
+            bgp,
             held_back,
+            sessions,
         })
     }
 }
@@ -86,6 +115,22 @@ fn network(status: &NodeStateStatus) -> Vec<(IpRange, String)> {
         }
     }
     network
+}
+
+#[cfg(test)]
+impl NodeView {
+    /// A node that says nothing.
+    pub fn empty(node: NodeName) -> Self {
+        Self {
+            node,
+            announced: BTreeMap::new(),
+            bgp: BTreeSet::new(),
+            held_back: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
+            network: vec![],
+            sessions: BTreeMap::new(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -173,5 +218,38 @@ mod tests {
                 (Reason::NotElected, "node n2 announces it".to_owned())
             )])
         );
+    }
+
+    #[test]
+    fn what_is_announced_by_bgp_has_no_owner() {
+        let object: NodeState = serde_json::from_value(json!({
+            "apiVersion": "fairlead.dev/v1alpha1", "kind": "NodeState", "metadata": {"name": "n1"}, "spec": {},
+            "status": {
+                "announced": [
+                    {"address": "192.0.2.1", "bgp": true, "since": "2026-01-01T00:00:00Z"},
+                    {"address": "192.0.2.2", "bgp": true, "interfaces": ["eth0"], "claim": 4,
+                     "since": "2026-01-01T00:00:00Z"},
+                ],
+                "bgp": {"daemon": "running", "routes": 2, "sessions": [
+                    {"peer": "tor", "remote": "192.0.2.254", "state": "Established", "since": "2026-01-01T00:00:00Z"},
+                    {"peer": "spine", "remote": "192.0.2.253", "state": "Active", "since": "2026-01-01T00:00:00Z",
+                     "lastError": "connection refused"},
+                ]},
+            },
+        }))
+        .unwrap();
+        let view = NodeView::new(&object).unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(view.announced, BTreeMap::from([(ip("192.0.2.2"), 4)]));
+        assert_eq!(view.bgp, BTreeSet::from([ip("192.0.2.1"), ip("192.0.2.2")]));
+        let session = |established, error: &str| SessionView {
+            established,
+            last_error: error.into(),
+        };
+        let expected = [
+            ("spine".to_owned(), session(false, "connection refused")),
+            ("tor".to_owned(), session(true, "")),
+        ];
+        assert_eq!(view.sessions, BTreeMap::from(expected));
     }
 }

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::planner::{Planner, Write};
 use crate::send::{Done, Sender, reference};
 use crate::terms::stopped;
-use crate::writes::{Ended, Object};
+use crate::writes::Ended;
 
 /// Writes under way at once.
 const AT_ONCE: usize = 16;
@@ -99,11 +99,10 @@ impl Writer {
                 }
                 under_way.spawn(self.sender.clone().send(write, limit));
             }
-            for (key, uid, notice) in planner.notices() {
-                let reason = notice.reason;
-                info!(kind = "Service", name = %key, %reason, "{}", notice.note);
-                self.events
-                    .publish(reference(&Object::Service(key), &uid), notice);
+            for (object, uid, notice) in planner.notices() {
+                let (kind, name, reason) = (object.kind(), object.name(), notice.reason);
+                info!(kind, name, %reason, "{}", notice.note);
+                self.events.publish(reference(&object, &uid), notice);
             }
             let now = Instant::now();
             due = planner.wake(now);

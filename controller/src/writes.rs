@@ -19,6 +19,10 @@ pub enum Object {
     Pool(String),
     /// An `L2Advertisement`.
     Advertisement(String),
+    /// A `BGPPeer`.
+    Peer(String),
+    /// A `BGPAdvertisement`.
+    BgpAdvertisement(String),
     /// The state ConfigMap.
     State,
 }
@@ -30,6 +34,8 @@ impl Object {
             Self::Service(_) => "Service",
             Self::Pool(_) => "AddressPool",
             Self::Advertisement(_) => "L2Advertisement",
+            Self::Peer(_) => "BGPPeer",
+            Self::BgpAdvertisement(_) => "BGPAdvertisement",
             Self::State => "ConfigMap",
         }
     }
@@ -38,7 +44,10 @@ impl Object {
     pub fn name(&self) -> String {
         match self {
             Self::Service(key) => key.to_string(),
-            Self::Pool(name) | Self::Advertisement(name) => name.clone(),
+            Self::Pool(name)
+            | Self::Advertisement(name)
+            | Self::Peer(name)
+            | Self::BgpAdvertisement(name) => name.clone(),
             Self::State => "state".to_owned(),
         }
     }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use fairlead_core::config::{RawPool, compile};
+use fairlead_core::config::{RawPool, Written, compile};
 use fairlead_core::ipam::{Ledger, Rules};
 use fairlead_core::model::{AssignedRecord, Family, FamilyPolicy, Service, ServiceKey};
 use fairlead_core::ownership::ClassPolicy;
@@ -26,7 +26,7 @@ fn rules(pools: &[(&str, &[&str])]) -> Rules {
         serve_classless: true,
         metallb: true,
     };
-    Rules::new(compile(&raw, &[]).config, class)
+    Rules::new(compile(&Written::new(&raw, &[])).config, class)
 }
 
 fn three() -> Rules {

@@ -7,6 +7,9 @@
 //!    looks at nothing else, so every speaker that sees the same records names the same owner.
 //! 3. [`plan`] compares the elected owner with what this node announces now: announce, hand over, or stay silent.
 //!
+//! By BGP every node that passed announces by itself; [`bgp`] says which routes go to whom. There the records of others
+//! matter only to a node that is cordoned or ends: it withdraws what others announce.
+//!
 //! Who is alive, and how records travel, is not known here.
 
 pub mod bgp;
@@ -19,8 +22,8 @@ mod simulation;
 
 pub use election::{elect, highest_claim, rendezvous_hash};
 pub use eligibility::{
-    Candidate, DataPath, Evaluation, Interface, ProbeTarget, Verdict, View, evaluate, group_slices,
-    programmed,
+    BgpCandidate, Candidate, DataPath, Evaluation, Interface, ProbeTarget, Routed, Verdict, View, evaluate,
+    group_slices, programmed,
 };
 pub use plan::{Hold, Input, Losing, Plan, SETTLE, Standing, YIELD_LIMIT, has_rival, plan};
 pub use record::{Candidacy, LAST_RESORT, Record, Records};

@@ -5,10 +5,13 @@
 
 mod advertisement;
 mod bgp_advertisement;
+pub mod community;
 pub mod duration;
 mod health;
 mod interfaces;
+mod number;
 mod peer;
+mod peers;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -18,6 +21,7 @@ use std::net::IpAddr;
 
 pub use advertisement::{Advertisement, ConflictPolicy, Preference, RawAdvertisement};
 pub use bgp_advertisement::{BgpAdvertisement, RawBgpAdvertisement};
+pub use community::{Community, WELL_KNOWN_COMMUNITIES};
 pub use health::{Health, RawHealth};
 pub use interfaces::Interfaces;
 pub use peer::{Bfd, GracefulRestart, Peer, PeerEndpoint, RawBfd, RawGracefulRestart, RawPeer, RemoteAsn};
@@ -34,6 +38,10 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     /// Accepted advertisements by name.
     pub advertisements: BTreeMap<String, Advertisement>,
+    /// Accepted BGP peers by name.
+    pub peers: BTreeMap<String, Peer>,
+    /// Accepted BGP advertisements by name.
+    pub bgp_advertisements: BTreeMap<String, BgpAdvertisement>,
     /// Which pool each address belongs to.
     owners: RangeMap<String>,
 }
@@ -60,6 +68,34 @@ pub enum ConfigObject {
     Pool(String),
     /// An `L2Advertisement`.
     Advertisement(String),
+    /// A `BGPPeer`.
+    Peer(String),
+    /// A `BGPAdvertisement`.
+    BgpAdvertisement(String),
+}
+
+/// All configuration objects as written by users. A program leaves out what it does not look at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written<'a> {
+    /// `AddressPool`s.
+    pub pools: &'a [RawPool],
+    /// `L2Advertisement`s.
+    pub advertisements: &'a [RawAdvertisement],
+    /// `BGPPeer`s.
+    pub peers: &'a [RawPeer],
+    /// `BGPAdvertisement`s.
+    pub bgp_advertisements: &'a [RawBgpAdvertisement],
+}
+
+impl<'a> Written<'a> {
+    /// Pools and layer 2 advertisements alone.
+    pub fn new(pools: &'a [RawPool], advertisements: &'a [RawAdvertisement]) -> Self {
+        Self {
+            pools,
+            advertisements,
+            ..Self::default()
+        }
+    }
 }
 
 /// The outcome of [`compile`].
@@ -67,16 +103,17 @@ pub enum ConfigObject {
 pub struct Compiled {
     /// What is obeyed.
     pub config: Config,
-    /// One verdict for every object: `Accepted`, or why it was set aside. An advertisement that names an unknown pool
-    /// is obeyed for its other pools and reported with `UnknownPool`.
+    /// One verdict for every object: `Accepted`, or why it was set aside. An advertisement that names an unknown pool or
+    /// peer is obeyed for the others and reported with `UnknownPool` or `UnknownPeer`; a peer with
+    /// `GracefulRestartIneffective` or `PeerDisabled` is obeyed.
     pub verdicts: BTreeMap<ConfigObject, Refusal>,
 }
 
 /// Checks all configuration objects together.
-pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compiled {
+pub fn compile(written: &Written) -> Compiled {
     let mut compiled = Compiled::default();
     let config = &mut compiled.config;
-    let mut by_age: Vec<&RawPool> = pools.iter().collect();
+    let mut by_age: Vec<&RawPool> = written.pools.iter().collect();
     by_age.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
     for &raw in &by_age {
         let (pool, verdict) = pool::check(raw, &config.owners);
@@ -99,11 +136,20 @@ pub fn compile(pools: &[RawPool], advertisements: &[RawAdvertisement]) -> Compil
     config
         .pools
         .retain(|_, pool| !pool.ranges.is_empty() || !pool.retained.is_empty());
-    for raw in advertisements {
+    for raw in written.advertisements {
         let verdict = check_advertisement(raw, config);
         compiled
             .verdicts
             .insert(ConfigObject::Advertisement(raw.name.clone()), verdict);
+    }
+    for (name, verdict) in peers::check(written.peers, config) {
+        compiled.verdicts.insert(ConfigObject::Peer(name), verdict);
+    }
+    for raw in written.bgp_advertisements {
+        let verdict = check_bgp_advertisement(raw, config);
+        compiled
+            .verdicts
+            .insert(ConfigObject::BgpAdvertisement(raw.name.clone()), verdict);
     }
     compiled
 }
@@ -113,17 +159,39 @@ fn check_advertisement(raw: &RawAdvertisement, config: &mut Config) -> Refusal {
         Ok(advertisement) => advertisement,
         Err(refusal) => return refusal,
     };
-    let unknown: Vec<&str> = raw
-        .pools
-        .iter()
-        .filter(|name| !config.pools.contains_key(*name))
-        .map(String::as_str)
-        .collect();
     config.advertisements.insert(raw.name.clone(), advertisement);
-    if unknown.is_empty() {
-        Refusal::new(Reason::Accepted, "in use")
-    } else {
-        let message = format!("no usable AddressPool is named {}", unknown.join(", "));
-        Refusal::new(Reason::UnknownPool, message)
+    named(unknown_pools(&raw.pools, config), None)
+}
+
+fn check_bgp_advertisement(raw: &RawBgpAdvertisement, config: &mut Config) -> Refusal {
+    let advertisement = match bgp_advertisement::check::check(raw) {
+        Ok(advertisement) => advertisement,
+        Err(refusal) => return refusal,
+    };
+    config.bgp_advertisements.insert(raw.name.clone(), advertisement);
+    let unknown = raw.peers.iter().filter(|name| !config.peers.contains_key(*name));
+    let peers = unknown_of("BGPPeer", unknown).map(|message| Refusal::new(Reason::UnknownPeer, message));
+    named(unknown_pools(&raw.pools, config), peers)
+}
+
+fn unknown_pools(names: &[String], config: &Config) -> Option<Refusal> {
+    let unknown = names.iter().filter(|name| !config.pools.contains_key(*name));
+    unknown_of("AddressPool", unknown).map(|message| Refusal::new(Reason::UnknownPool, message))
+}
+
+fn unknown_of<'a>(kind: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    (!names.is_empty()).then(|| format!("no usable {kind} is named {}", names.join(", ")))
+}
+
+/// The verdict on an advertisement that is obeyed, with what it names in vain.
+fn named(pools: Option<Refusal>, peers: Option<Refusal>) -> Refusal {
+    match (pools, peers) {
+        (Some(pools), Some(peers)) => {
+            Refusal::new(pools.reason, format!("{}; {}", pools.message, peers.message))
+        }
+        (pools, peers) => pools
+            .or(peers)
+            .unwrap_or_else(|| Refusal::new(Reason::Accepted, "in use")),
     }
 }

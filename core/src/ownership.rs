@@ -247,12 +247,12 @@ pub fn seniority(service: &Service, place: Place) -> (i64, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compile;
+    use crate::config::{Written, compile};
     use crate::model::{AssignedRecord, ExternalAddress, ExternalRecord, Wishes};
     use crate::testing::{pool, service};
 
     fn config() -> Config {
-        compile(&[pool("p", &["192.0.2.0/24"])], &[]).config
+        compile(&Written::new(&[pool("p", &["192.0.2.0/24"])], &[])).config
     }
 
     fn ip(text: &str) -> IpAddr {

@@ -38,6 +38,14 @@ reasons! {
     InvalidAddress,
     /// The pool overlaps an older pool.
     OverlappingPool,
+    /// An older BGP peer is at the same address or interface, on the same nodes.
+    DuplicatePeer,
+    /// The BGP peer is in use, and graceful restart is in vain, for BFD ends it.
+    GracefulRestartIneffective,
+    /// The BGP peer is set not to be used.
+    PeerDisabled,
+    /// An advertisement names a BGP peer that does not exist or was refused.
+    UnknownPeer,
     /// A selector cannot be read.
     InvalidSelector,
     /// The Secret of the gossip key has no usable key, or an entry that is none.
@@ -48,6 +56,8 @@ reasons! {
     InUse,
     /// An advertisement or a Service names a pool that does not exist or was refused.
     UnknownPool,
+    /// Two BGPAdvertisements say different things of one route to one peer.
+    ConflictingAttributes,
 
     // --- assignment ------------------------------------------------------------------------------------------
     /// An address is assigned.
@@ -123,6 +133,12 @@ reasons! {
     StrictARPNeeded,
     /// Another machine, which is no speaker, uses the address.
     AddressConflict,
+    /// The speaker runs without BGP.
+    BgpNotEnabled,
+    /// This node has no session to announce the address on.
+    NoSession,
+    /// The node is cordoned, or its speaker is shutting down, and other nodes announce the address by BGP.
+    Draining,
     /// The node could announce the address, but another one was elected.
     NotElected,
     /// The address is announced.
@@ -135,6 +151,10 @@ reasons! {
     Reassigned,
     /// The Service's addresses were taken back.
     Released,
+    /// The BGP session of a node is established.
+    SessionUp,
+    /// The BGP session of a node was lost.
+    SessionDown,
 }
 
 impl fmt::Display for Reason {
@@ -159,5 +179,21 @@ impl Refusal {
             reason,
             message: message.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let missing: Vec<&Reason> = Reason::ALL
+            .iter()
+            .filter(|reason| !page.contains(&format!("`{reason}`")))
+            .collect();
+        assert!(missing.is_empty(), "docs/reasons.md says nothing of {missing:?}");
     }
 }

@@ -192,7 +192,7 @@ impl Lab {
         parallel::each(&nodes, |machine| node::import_image(machine, archive)).map(drop)
     }
 
-    /// Pulls the cable of a place, at the switch (the outside client's at the router).
+    /// Pulls the cable of a place, at the switch (an outside client's at its router).
     ///
     /// # Errors
     /// When it has none, or is powered off.

@@ -23,6 +23,7 @@ mod traffic;
 mod up;
 
 pub mod bench;
+pub mod bgp;
 pub mod client;
 pub mod components;
 pub mod failover;
@@ -33,6 +34,7 @@ pub mod preflight;
 pub mod product;
 pub mod progress;
 pub mod random;
+pub mod routers;
 pub mod soak;
 pub mod topology;
 

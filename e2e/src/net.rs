@@ -20,10 +20,10 @@ use crate::{
     machine::Machine,
     process::ProcessId,
     state::{Paths, write_whole},
-    topology::{BRIDGE, Interface, Place, pod_cidrs},
+    topology::{BRIDGE, Interface, Place, Segment, pod_cidrs},
 };
 
-/// A cable: from a port of the switch or the router to an interface of another place.
+/// A cable: from a port of the switch or a router to an interface of another place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cable {
     /// Who has the port.
@@ -40,6 +40,7 @@ pub(crate) fn cable_of(place: Place) -> Option<Cable> {
     let interface = place.uplink()?;
     let (hub, port) = match place {
         Place::Client => (Place::Router, "eth1".to_owned()),
+        Place::Client2 => (Place::Router2, "eth1".to_owned()),
         _ => (Place::Switch, place.name()),
     };
     Some(Cable {
@@ -126,13 +127,9 @@ impl Cable {
             .stderr(Stdio::null())
             .status();
         let end = &self.interface;
-        let own_mac = match self.hub {
-            Place::Router => Place::Router
-                .interfaces()
-                .pop()
-                .map(|i| format!("address {} ", i.mac)),
-            _ => None,
-        };
+        // A router's port has an address of its own; the switch's are ports of the bridge.
+        let port = self.hub.interfaces().into_iter().find(|i| i.name == self.port);
+        let own_mac = port.as_ref().map(|i| format!("address {} ", i.mac));
         let mut at_hub = format!(
             "link add dev {} {}type veth peer name {} address {} netns {}\n",
             self.port,
@@ -141,14 +138,10 @@ impl Cable {
             end.mac,
             far.id().pid
         );
-        match self.hub {
-            Place::Router => {
-                for interface in Place::Router.interfaces().iter().filter(|i| i.name == self.port) {
-                    at_hub += &addresses(interface);
-                }
-            }
-            _ => at_hub += &format!("link set {} master {BRIDGE} up\n", self.port),
-        }
+        at_hub += &match port {
+            Some(interface) => addresses(&interface),
+            None => format!("link set {} master {BRIDGE} up\n", self.port),
+        };
         ip_batch(hub, &at_hub)?;
         let mut at_far = String::from("link set lo up\n") + &addresses(end) + &routes(self.place, nodes);
         if self.place != Place::Router {
@@ -164,12 +157,23 @@ fn addresses(interface: &Interface) -> String {
     format!("addr replace {v4}/24 dev {name}\naddr replace {v6}/64 dev {name} nodad\nlink set {name} up\n")
 }
 
-/// Routes to the pods of all (other) nodes, for those on the node segment that need them.
+/// Routes for those on the node segment: to the client behind the second router, and to the pods of all (other) nodes.
 fn routes(place: Place, nodes: &[u8]) -> String {
-    if !matches!(place, Place::Router | Place::ControlPlane | Place::Node(_)) {
-        return String::new();
-    }
     let mut batch = String::new();
+    let on_node_segment = place.uplink().is_some_and(|i| i.segment == Segment::Nodes);
+    if let Some(via) = Place::Router2.uplink()
+        && on_node_segment
+        && place != Place::Router2
+    {
+        let (v4, v6) = Segment::Outside2.subnets();
+        batch += &format!(
+            "route replace {v4} via {}\nroute replace {v6} via {}\n",
+            via.v4, via.v6
+        );
+    }
+    if !matches!(place, Place::ControlPlane | Place::Node(_)) && !place.is_router() {
+        return batch;
+    }
     for n in nodes.iter().filter(|n| Place::Node(**n) != place) {
         let Some(via) = Place::Node(*n).uplink() else {
             continue;
@@ -235,10 +239,10 @@ fn has_link(machine: &Machine, name: &str) -> Result<bool> {
     Ok(links(machine)?.iter().any(|link| link.ifname == name))
 }
 
-/// The places whose cable is cut at the switch or router.
+/// The places whose cable is cut at the switch or a router.
 pub(crate) fn cut_cables(machines: &BTreeMap<Place, Machine>) -> Result<Vec<Place>> {
     let mut cut = vec![];
-    for hub in [Place::Switch, Place::Router] {
+    for hub in [Place::Switch, Place::Router, Place::Router2] {
         let Some(machine) = machines.get(&hub) else {
             continue;
         };

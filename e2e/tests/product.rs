@@ -14,6 +14,7 @@ mod product {
     mod annotations;
     mod announcing;
     mod api_only;
+    mod bgp_config;
     mod bulk;
     mod chaos;
     mod chart;

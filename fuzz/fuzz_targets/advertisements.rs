@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use fairlead_core::config::{RawAdvertisement, RawPool, compile};
+use fairlead_core::config::{RawAdvertisement, RawPool, Written, compile};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -37,7 +37,7 @@ fuzz_target!(|text: &str| {
             _ => {}
         }
     }
-    let config = compile(&[pool], &[fuzzed, good]).config;
+    let config = compile(&Written::new(&[pool], &[fuzzed, good])).config;
     assert!(config.advertisements.contains_key("good"));
     if let Some(accepted) = config.advertisements.get("fuzzed") {
         let day = Duration::from_secs(24 * 60 * 60);

@@ -2,7 +2,7 @@
 //! from the spec alone.
 #![no_main]
 
-use fairlead_core::config::{RawPool, compile};
+use fairlead_core::config::{RawPool, Written, compile};
 use fairlead_core::ipam::{Ledger, Outcome, Rules};
 use fairlead_core::model::{Family, FamilyPolicy, Service};
 use fairlead_core::ownership::ClassPolicy;
@@ -32,7 +32,7 @@ fuzz_target!(|text: &str| {
             _ => {}
         }
     }
-    let config = compile(&pools, &[]).config;
+    let config = compile(&Written::new(&pools, &[])).config;
     let ranges: Vec<_> = config.pools.values().flat_map(|pool| &pool.ranges).collect();
     for (n, range) in ranges.iter().enumerate() {
         assert!(ranges[..n].iter().all(|other| !other.overlaps(range)), "{range} overlaps");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_api::convert;
-use fairlead_core::config::{RawPool, compile};
+use fairlead_core::config::{RawPool, Written, compile};
 use fairlead_core::endpoints::Here;
 use fairlead_core::forward::{Forwarding, Local, Snapshot, plan};
 use fairlead_core::model::{Node, NodeName, Service, ServiceKey, Slice};
@@ -171,7 +171,7 @@ impl Index {
             return None;
         }
         let pools: Vec<RawPool> = self.pools.values().cloned().collect();
-        let config = compile(&pools, &[]).config;
+        let config = compile(&Written::new(&pools, &[])).config;
         let services: Vec<&Service> = self.services.values().collect();
         let slices: Vec<&Slice> = self.slices.values().collect();
         let snapshot = Snapshot {

@@ -17,6 +17,7 @@ mod neighbour;
 mod observe;
 mod plan;
 mod policy;
+pub mod report;
 mod route;
 mod session;
 mod task;
@@ -71,6 +72,12 @@ impl Password {
     /// Wraps it.
     pub fn new(password: impl Into<String>) -> Self {
         Self(password.into())
+    }
+
+    /// The password itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
     }
 }
 

@@ -6,13 +6,14 @@ use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::{
-    self as eligibility, Candidate, Evaluation, Hold, Input, Plan, ProbeTarget, Standing, Verdict, evaluate,
-    group_slices, has_rival, plan, programmed,
+    self as eligibility, BgpCandidate, Candidate, Evaluation, Hold, Input, Plan, ProbeTarget, Routed,
+    Standing, Verdict, bgp, evaluate, group_slices, has_rival, plan, programmed,
 };
-use fairlead_core::config::{ConflictPolicy, compile};
+use fairlead_core::config::{ConflictPolicy, Written, compile};
 use fairlead_core::model::{Family, NodeName, ServiceKey};
 use fairlead_core::ownership::{ClassPolicy, resolve};
 use fairlead_core::reason::{Reason, Refusal};
+use ipnet::IpNet;
 
 use crate::datapath::Memory;
 use crate::disputes;
@@ -21,7 +22,7 @@ use crate::index::Index;
 use crate::l2::{Conflict, Entry, Mac, Table, Wanted};
 use crate::links::{Links, interfaces};
 use crate::membership::node::View;
-use crate::snapshot::{Claim, Snapshot};
+use crate::snapshot::{BgpConfig, Claim, Route, Snapshot};
 
 /// The families that can be announced.
 const FAMILIES: &[Family] = &[Family::V4, Family::V6];
@@ -48,6 +49,8 @@ pub struct Inputs<'a> {
     pub offered: &'a BTreeMap<IpAddr, Duration>,
     /// Since when this node has been a candidate without a break.
     pub eligible_since: &'a BTreeMap<IpAddr, Duration>,
+    /// What BGP needs besides.
+    pub routing: Routing<'a>,
     /// The installation is being removed.
     pub leaving: bool,
     /// This speaker is shutting down.
@@ -58,6 +61,19 @@ pub struct Inputs<'a> {
     pub uptime: Duration,
 }
 
+/// What a decision about routes is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Routing<'a> {
+    /// Does the speaker run with BGP?
+    pub enabled: bool,
+    /// The peers with which a session is established.
+    pub established: &'a BTreeSet<String>,
+    /// [`bgp::Plan::draining`] of the last decision.
+    pub draining: &'a BTreeMap<IpAddr, Duration>,
+    /// How long routes go out as less preferred ones before they are withdrawn.
+    pub drain_time: Duration,
+}
+
 /// What to do.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
@@ -65,8 +81,12 @@ pub struct Decision {
     pub evaluations: BTreeMap<IpAddr, Evaluation>,
     /// Addresses in statuses that are not owned.
     pub refused: Vec<(ServiceKey, IpAddr, Refusal)>,
-    /// This node's part for each address that it is a candidate for.
+    /// This node's part at layer 2 for each address that it is a candidate for.
     pub plan: Plan,
+    /// Sessions and routes.
+    pub bgp: bgp::Plan,
+    /// What these were made from.
+    pub bgp_config: BgpConfig,
     /// The interfaces that candidacies of this node are for.
     pub interfaces: BTreeSet<String>,
     /// The MAC addresses of all speakers.
@@ -85,7 +105,15 @@ pub struct Decision {
 pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
     let pools: Vec<_> = index.pools.values().cloned().collect();
     let advertisements: Vec<_> = index.advertisements.values().cloned().collect();
-    let config = compile(&pools, &advertisements).config;
+    let peers: Vec<_> = index.bgp_peers.values().cloned().collect();
+    let bgp_advertisements: Vec<_> = index.bgp_advertisements.values().cloned().collect();
+    let config = compile(&Written {
+        pools: &pools,
+        advertisements: &advertisements,
+        peers: &peers,
+        bgp_advertisements: &bgp_advertisements,
+    })
+    .config;
     let ownership = resolve(index.services.values(), &config, inputs.class);
     let node = index.nodes.get(inputs.me.as_str());
     let evaluations = evaluate(&eligibility::View {
@@ -102,11 +130,17 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
             .verdicts(ownership.owners.keys().copied(), inputs.now),
         verdicts: inputs.verdicts,
     });
+    let refused = ownership.refused;
+    let bgp_config = BgpConfig {
+        labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
+        peers: config.peers,
+        advertisements: config.bgp_advertisements,
+    };
     Decision {
         cordoned: node.is_some_and(|node| node.cordoned),
         node_uid: node.map(|node| node.uid.clone()),
-        refused: ownership.refused,
-        ..elected(evaluations, inputs)
+        refused,
+        ..elected(evaluations, bgp_config, inputs)
     }
 }
 
@@ -117,13 +151,24 @@ pub fn go_on(snapshot: &Snapshot, inputs: &Inputs) -> Decision {
         .claims
         .iter()
         .filter(|claim| inputs.held.contains_key(&claim.address));
-    let evaluations: BTreeMap<IpAddr, Evaluation> = held
+    let mut evaluations: BTreeMap<IpAddr, Evaluation> = held
         .map(|claim| (claim.address, continued(claim, inputs)))
         .collect();
-    let cordoned = snapshot.claims.iter().any(|claim| claim.cordoned);
+    for route in &snapshot.bgp.routes {
+        let routed = rerouted(route, snapshot.bgp.cordoned, inputs);
+        let evaluation = evaluations.entry(route.address).or_insert_with(|| Evaluation {
+            services: route.services.clone(),
+            outcome: refuse(Reason::NoAdvertisement, "it was not announced at layer 2"),
+            bgp: None,
+            probes: route.probes.clone(),
+            health: route.health,
+        });
+        evaluation.bgp = Some(routed);
+    }
+    let cordoned = snapshot.bgp.cordoned || snapshot.claims.iter().any(|claim| claim.cordoned);
     Decision {
         cordoned,
-        ..elected(evaluations, inputs)
+        ..elected(evaluations, snapshot.bgp.config.clone(), inputs)
     }
 }
 
@@ -139,32 +184,57 @@ fn continued(claim: &Claim, inputs: &Inputs) -> Evaluation {
         preempt_after: None,
         ..Candidate::default()
     };
-    let data_path = inputs.data_path.verdicts([claim.address], inputs.now);
-    let failed = claim
-        .probes
-        .iter()
-        .find_map(|probe| match inputs.verdicts.get(probe) {
-            Some(Verdict::Pass) => None,
-            Some(Verdict::Fail(message)) => Some(message.as_str()),
-            Some(Verdict::Pending) | None => Some("the first probe is not answered yet"),
-        });
-    let refuse = |reason, message: &str| Err(Refusal::new(reason, message));
     let outcome = if candidate.interfaces.is_empty() {
         refuse(Reason::NoInterface, "no interface that it was announced on is up")
     } else {
-        programmed(data_path.get(&claim.address))
-            .and_then(|()| failed.map_or(Ok(candidate), |message| refuse(Reason::ProbeFailed, message)))
+        still_fit(claim.address, &claim.probes, inputs).map(|()| candidate)
     };
     Evaluation {
         services: claim.services.clone(),
         outcome,
+        bgp: None,
         probes: claim.probes.clone(),
         health: claim.health,
     }
 }
 
+fn rerouted(route: &Route, cordoned: bool, inputs: &Inputs) -> Routed {
+    let outcome = if route.announced {
+        still_fit(route.address, &route.probes, inputs).map(|()| BgpCandidate { cordoned })
+    } else {
+        refuse(
+            Reason::ProbePending,
+            "it was not announced when the API server was last heard",
+        )
+    };
+    Routed {
+        advertisements: route.advertisements.clone(),
+        outcome,
+    }
+}
+
+/// Of an address that was announced: is it in the kernel, and do its probes pass?
+fn still_fit(address: IpAddr, probes: &BTreeSet<ProbeTarget>, inputs: &Inputs) -> Result<(), Refusal> {
+    let data_path = inputs.data_path.verdicts([address], inputs.now);
+    programmed(data_path.get(&address))?;
+    let failed = probes.iter().find_map(|probe| match inputs.verdicts.get(probe) {
+        Some(Verdict::Pass) => None,
+        Some(Verdict::Fail(message)) => Some(message.as_str()),
+        Some(Verdict::Pending) | None => Some("the first probe is not answered yet"),
+    });
+    failed.map_or(Ok(()), |message| refuse(Reason::ProbeFailed, message))
+}
+
+fn refuse<T>(reason: Reason, message: &str) -> Result<T, Refusal> {
+    Err(Refusal::new(reason, message))
+}
+
 /// What follows from the evaluations once the other speakers' records and the wire are looked at.
-fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> Decision {
+fn elected(
+    mut evaluations: BTreeMap<IpAddr, Evaluation>,
+    bgp_config: BgpConfig,
+    inputs: &Inputs,
+) -> Decision {
     let disputes = inputs.disputes;
     for (address, evaluation) in &mut evaluations {
         let policy = evaluation.outcome.as_ref().map(|candidate| candidate.conflict);
@@ -187,6 +257,21 @@ fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> De
         departing: inputs.departing,
         now: inputs.uptime,
     });
+    let bgp = bgp::plan(&bgp::Input {
+        me: inputs.me,
+        labels: &bgp_config.labels,
+        enabled: inputs.routing.enabled,
+        peers: &bgp_config.peers,
+        advertisements: &bgp_config.advertisements,
+        evaluations: &evaluations,
+        published: &inputs.gossip.records,
+        live: &inputs.gossip.live,
+        established: inputs.routing.established,
+        draining: inputs.routing.draining,
+        departing: inputs.departing,
+        drain_time: inputs.routing.drain_time,
+        now: inputs.uptime,
+    });
     let rival =
         |address: &IpAddr| has_rival(*address, inputs.me, &inputs.gossip.records, &inputs.gossip.live);
     let mut speakers: BTreeSet<Mac> = inputs
@@ -199,6 +284,8 @@ fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> De
     Decision {
         contested: plan.held.keys().copied().filter(rival).collect(),
         plan,
+        bgp,
+        bgp_config,
         interfaces: candidates
             .into_values()
             .flat_map(|candidate| candidate.interfaces)
@@ -214,7 +301,7 @@ fn elected(mut evaluations: BTreeMap<IpAddr, Evaluation>, inputs: &Inputs) -> De
 }
 
 impl Decision {
-    /// What is announced: address, Services, interfaces.
+    /// What is announced at layer 2: address, Services, interfaces.
     pub fn announced(&self) -> impl Iterator<Item = (IpAddr, &[ServiceKey], &BTreeSet<String>)> {
         self.plan.held.keys().filter_map(|address| {
             let evaluation = self.evaluations.get(address)?;
@@ -223,16 +310,25 @@ impl Decision {
         })
     }
 
-    /// What is not announced, and why: address, Services, reason.
+    /// What is announced by BGP on an established session: address, Services, and how.
+    pub fn routed(&self) -> impl Iterator<Item = (IpAddr, &[ServiceKey], &bgp::Announced)> {
+        self.bgp.announced.iter().filter_map(|(address, announced)| {
+            let evaluation = self.evaluations.get(address)?;
+            Some((*address, evaluation.services.as_slice(), announced))
+        })
+    }
+
+    /// What is not announced, and why: address, Services, reason. What is announced in one way is not told of for not
+    /// being announced in the other.
     pub fn held_back(&self) -> Vec<(IpAddr, &[ServiceKey], Refusal)> {
         let filtered = self.evaluations.iter().filter_map(|(address, evaluation)| {
-            let refusal = match &evaluation.outcome {
-                Err(refusal) => refusal.clone(),
-                Ok(_) => match self.plan.standings.get(address) {
-                    Some(Standing::Standby(owner)) => not_elected(owner.as_ref()),
-                    _ => return None,
-                },
-            };
+            let refusals = [
+                self.at_layer2(*address, evaluation)?,
+                self.by_bgp(*address, evaluation)?,
+            ];
+            // Of two the one that was nearer to announcing; but that another node is elected is no fault.
+            let rank = |refusal: &Refusal| (refusal.reason != Reason::NotElected, refusal.reason);
+            let refusal = refusals.into_iter().flatten().max_by_key(rank)?;
             Some((*address, evaluation.services.as_slice(), refusal))
         });
         let refused = self
@@ -240,6 +336,26 @@ impl Decision {
             .iter()
             .map(|(service, address, refusal)| (*address, from_ref(service), refusal.clone()));
         filtered.chain(refused).collect()
+    }
+
+    /// `None` if the address is announced at layer 2; else why not, if it is meant to be.
+    fn at_layer2(&self, address: IpAddr, evaluation: &Evaluation) -> Option<Option<Refusal>> {
+        if evaluation.outcome.is_err() {
+            return Some(evaluation.layer2_refusal().cloned());
+        }
+        match self.plan.standings.get(&address) {
+            Some(Standing::Standby(owner)) => Some(Some(not_elected(owner.as_ref()))),
+            _ => None,
+        }
+    }
+
+    /// `None` if the address is announced by BGP; else why not, if it is meant to be.
+    fn by_bgp(&self, address: IpAddr, evaluation: &Evaluation) -> Option<Option<Refusal>> {
+        if self.bgp.announced.contains_key(&address) {
+            return None;
+        }
+        let planned = self.bgp.refusals.get(&address);
+        Some(evaluation.bgp_refusal().or(planned).cloned())
     }
 
     /// What to probe, and how: as the pools say, else as `flags` do.
@@ -309,7 +425,8 @@ impl Decision {
     }
 
     /// The decision that a speaker leaves behind when it ends: it offers itself only where nobody else does, and there
-    /// its claim stays, so that the next process goes on with it at once.
+    /// its claim stays, so that the next process goes on with it at once. Of the routes those stay wanted that nobody else
+    /// offers; the process says in its status, and to others, that it announces nothing any more.
     pub fn parting(mut self) -> Self {
         let contested = std::mem::take(&mut self.contested);
         let stays = |address: &IpAddr, held: &BTreeMap<IpAddr, Hold>| {
@@ -329,7 +446,43 @@ impl Decision {
                 "the speaker of this node has ended",
             ));
         }
+        self.part_with_routes();
         self
+    }
+
+    fn part_with_routes(&mut self) {
+        let bgp = &mut self.bgp;
+        let announced = std::mem::take(&mut bgp.announced);
+        let prefixes = |yielding: bool| -> BTreeSet<IpNet> {
+            let addresses = announced
+                .iter()
+                .filter(|(address, _)| bgp.yielding.contains(*address) == yielding);
+            addresses
+                .flat_map(|(_, announced)| announced.prefixes.iter().copied())
+                .collect()
+        };
+        let (taken_over, needed) = (prefixes(true), prefixes(false));
+        bgp.wanted
+            .routes
+            .retain(|prefix, _| !taken_over.contains(prefix) || needed.contains(prefix));
+        bgp.yielding.clear();
+        bgp.offers.clear();
+        for (address, evaluation) in &self.evaluations {
+            if evaluation
+                .bgp
+                .as_ref()
+                .is_some_and(|routed| routed.outcome.is_ok())
+            {
+                let ended = Refusal::new(Reason::Leaving, "the speaker of this node has ended");
+                bgp.refusals.insert(*address, ended);
+            }
+        }
+    }
+
+    /// Are there routes that should outlive this process, since nobody else announces what they are for? Asked of
+    /// [`Decision::parting`].
+    pub fn leaves_routes(&self) -> bool {
+        !self.bgp.wanted.routes.is_empty()
     }
 }
 

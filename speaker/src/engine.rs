@@ -4,6 +4,7 @@
 //! end with it. Between them are only `watch` channels, so the newest value wins and nothing queues up.
 
 mod outlets;
+mod routing;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,9 +27,13 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::outlets::Outlets;
+pub use self::routing::BgpSettings;
+use self::routing::Router;
 use self::start::{Progress, Start};
+use crate::bgp::Observed;
+use crate::bgp::report;
 use crate::datapath::Memory;
-use crate::decide::{Decision, Inputs, decide, go_on};
+use crate::decide::{Decision, Inputs, Routing, decide, go_on};
 use crate::disputes;
 use crate::health::{self, Health};
 use crate::index::{Index, follow_all};
@@ -41,12 +46,15 @@ use crate::membership::node::View;
 use crate::membership::task::{self, Gossip};
 use crate::membership::wire::Meta;
 use crate::metrics::{Metrics, TransitionLabels};
+use crate::passwords::{Passwords, follow_passwords};
 use crate::publish::Publisher;
 use crate::snapshot::{self, Snapshot};
 use crate::status::{Since, names};
 
 /// For the last write of the NodeState when the speaker ends.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+/// Beyond the drain time of routes, for the others to offer them and for the daemon.
+const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 /// Between two answers to one speaker that announces what this node announces and that the gossip does not reach.
 const INSIST: Duration = Duration::from_secs(10);
 
@@ -75,6 +83,8 @@ pub struct Settings {
     pub detector: detector::Settings,
     /// Where a restarted speaker finds what the one before knew.
     pub snapshot: PathBuf,
+    /// How BGP is spoken, if at all.
+    pub bgp: Option<BgpSettings>,
 }
 
 /// Runs until `shutdown` completes and all addresses are handed over.
@@ -114,6 +124,17 @@ pub async fn run(
         settings.gossip_secret.clone(),
         key_sender,
     ));
+    let (password_sender, mut passwords) = watch::channel(before.passwords());
+    let secrets = settings.bgp.as_ref().map(|bgp| bgp.secrets.clone());
+    if let Some(secrets) = secrets.filter(|secrets| !secrets.is_empty()) {
+        let (client, namespace) = (client.clone(), settings.namespace.clone());
+        tasks.spawn(async move { follow_passwords(client, &namespace, &secrets, &password_sender).await });
+    }
+    let router = Router::new(
+        settings.bgp.clone(),
+        settings.me.clone(),
+        before.bgp.identity.clone(),
+    );
     let (snapshots, to_keep) = watch::channel(None);
     let keeping = tokio::spawn(snapshot::keep(settings.snapshot.clone(), to_keep));
     let (desired, desired_receiver) = watch::channel(None);
@@ -153,6 +174,9 @@ pub async fn run(
     let mut speaker = Speaker {
         offered: BTreeMap::new(),
         eligible_since: BTreeMap::new(),
+        router,
+        begun: Timestamp::now(),
+        draining: BTreeMap::new(),
         held: before.held(),
         data_path: Memory::default(),
         start: Start::new(started),
@@ -166,6 +190,7 @@ pub async fn run(
             contents,
             snapshots,
             keys,
+            passwords: passwords.clone(),
             incarnation,
             since: Since::continued(&before.status),
             port: settings.gossip_port,
@@ -193,6 +218,8 @@ pub async fn run(
                 sightings: sightings.borrow_and_update().clone(),
                 ipvs: ipvs.borrow_and_update().clone(),
                 leaving: *leaving.borrow_and_update(),
+                passwords: passwords.borrow_and_update().clone(),
+                bgp: speaker.router.observe(&speaker.metrics),
             };
             speaker.data_path.observe(&agent.borrow_and_update());
             speaker.round(&shared, &known)
@@ -208,6 +235,8 @@ pub async fn run(
             _ = ipvs.changed() => {}
             () = speaker.data_path.news(&mut agent) => {}
             _ = sightings.changed() => {}
+            () = speaker.router.news() => {}
+            Ok(()) = passwords.changed() => {}
             Ok(()) = rotated.changed() => {}
             changed = view.changed() => if changed.is_err() { anyhow::bail!("the gossip has ended") },
             changed = leaving.changed() => if changed.is_err() { anyhow::bail!("nobody follows the installation's state any more") },
@@ -219,8 +248,9 @@ pub async fn run(
     }
     // Whoever takes over has done so; the others need not find out that this speaker is gone.
     gossip.leave().await;
+    let keep = speaker.last.as_ref().is_some_and(Decision::leaves_routes);
     // Dropped with the speaker, sockets fall silent; what is left behind has been handed to the publisher.
-    drop(speaker);
+    speaker.into_router().end(keep).await;
     if tokio::time::timeout(LAST_WRITE, &mut publishing).await.is_err() {
         warn!("could not write the last NodeState");
         publishing.abort();
@@ -236,6 +266,8 @@ struct Known<'a> {
     sightings: Sightings,
     ipvs: BTreeSet<IpAddr>,
     leaving: bool,
+    passwords: Passwords,
+    bgp: Observed,
 }
 
 enum Next {
@@ -248,6 +280,9 @@ struct Speaker {
     held: BTreeMap<IpAddr, Hold>,
     offered: BTreeMap<IpAddr, Duration>,
     eligible_since: BTreeMap<IpAddr, Duration>,
+    router: Router,
+    begun: Timestamp,
+    draining: BTreeMap<IpAddr, Duration>,
     data_path: Memory,
     start: Start,
     guard: Option<fairlead_runtime::Guard>,
@@ -276,6 +311,19 @@ impl Speaker {
             view.metas.entry(node.clone()).or_insert_with(|| meta.clone());
         }
         view
+    }
+
+    fn into_router(self) -> Router {
+        self.router
+    }
+
+    /// How long the hand-over may take when the speaker is asked to end.
+    fn departure_limit(&self) -> Duration {
+        let routes = self.router.drain_time() + DRAIN_MARGIN;
+        match self.router.enabled() {
+            true => self.settings.handover_timeout.max(routes),
+            false => self.settings.handover_timeout,
+        }
     }
 
     fn depart(&mut self) {
@@ -317,6 +365,12 @@ impl Speaker {
             held: &self.held,
             offered: &self.offered,
             eligible_since: &self.eligible_since,
+            routing: Routing {
+                enabled: self.router.enabled(),
+                established: &routing::established(&known.bgp),
+                draining: &self.draining,
+                drain_time: self.router.drain_time(),
+            },
             leaving: known.leaving,
             departing: self.departing.is_some(),
             now,
@@ -403,27 +457,35 @@ impl Speaker {
         self.announcer
             .ask(&decision.questions(), links, &decision.speakers);
         self.tell_changes(&decision);
+        let before = self.last.as_ref().map(|last| &last.bgp);
+        routing::log_changes(before.unwrap_or(&Default::default()), &decision);
         self.held.clone_from(&decision.plan.held);
         self.offered.clone_from(&decision.plan.offered);
         self.eligible_since.clone_from(&decision.plan.eligible_since);
+        self.draining.clone_from(&decision.bgp.draining);
+        let limit = self.departure_limit();
         let ends = self.departing.is_some_and(|since| {
-            let late = now >= since + self.settings.handover_timeout;
+            let late = now >= since + limit;
             if late && !decision.contested.is_empty() {
                 warn!(addresses = ?decision.contested, "not taken over in time; ending nevertheless");
             }
-            late || decision.contested.is_empty()
+            late || (decision.contested.is_empty() && decision.bgp.yielding.is_empty())
         });
         let wakes = [
             decision.plan.wake.map(|wake| self.started + wake),
+            decision.bgp.wake.map(|wake| self.started + wake),
             self.data_path
                 .expires()
                 .filter(|end| *end >= now)
                 .map(|end| end + Duration::from_millis(1)),
-            self.departing.map(|since| since + self.settings.handover_timeout),
+            self.departing.map(|since| since + limit),
+            self.router.wake(),
             self.outlets.wake(now),
             wake,
         ];
         let decision = if ends { decision.parting() } else { decision };
+        let own = shared.with(|index| index.addresses(&self.settings.me).to_vec());
+        self.router.tell(&decision, &own, &known.passwords, now);
         shared.with(|index| {
             self.outlets.tell(&outlets::News {
                 me: &self.settings.me,
@@ -434,6 +496,12 @@ impl Speaker {
                 gossip: &known.gossip,
                 data_path: &self.data_path,
                 held: &self.held,
+                routed: self.router.announcing().collect(),
+                bgp: self
+                    .router
+                    .enabled()
+                    .then(|| report::state(&known.bgp, &decision.bgp, self.begun)),
+                identity: self.router.identity(),
                 leaving: known.leaving,
                 last: ends,
                 metrics: &self.metrics,

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use fairlead_api::{L2Advertisement, convert};
-use fairlead_core::config::{RawAdvertisement, RawPool};
+use fairlead_api::{BGPAdvertisement, BGPPeer, L2Advertisement, convert};
+use fairlead_core::config::{RawAdvertisement, RawBgpAdvertisement, RawPeer, RawPool};
 use fairlead_core::model::{Node, NodeName, Service, Slice};
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
 use fairlead_runtime::{Table, follow_services};
@@ -25,6 +25,10 @@ pub struct Index {
     pub pools: Table<RawPool>,
     /// All L2Advertisements.
     pub advertisements: Table<RawAdvertisement>,
+    /// All BGPPeers.
+    pub bgp_peers: Table<RawPeer>,
+    /// All BGPAdvertisements.
+    pub bgp_advertisements: Table<RawBgpAdvertisement>,
 }
 
 impl Default for Index {
@@ -35,6 +39,8 @@ impl Default for Index {
             nodes: Table::new("Node"),
             pools: Table::new("AddressPool"),
             advertisements: Table::new("L2Advertisement"),
+            bgp_peers: Table::new("BGPPeer"),
+            bgp_advertisements: Table::new("BGPAdvertisement"),
         }
     }
 }
@@ -47,6 +53,8 @@ impl Index {
             && self.nodes.listed()
             && self.pools.listed()
             && self.advertisements.listed()
+            && self.bgp_peers.listed()
+            && self.bgp_advertisements.listed()
     }
 
     /// The address of each node at which its speaker is reached: its first InternalIP.
@@ -88,5 +96,19 @@ pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<(
         shared.clone(),
         |index: &mut Index| &mut index.advertisements,
         convert::advertisement,
+    ));
+    tasks.spawn(follow(
+        Api::<Guarded<BGPPeer>>::all(client.clone()),
+        config(),
+        shared.clone(),
+        |index: &mut Index| &mut index.bgp_peers,
+        convert::peer,
+    ));
+    tasks.spawn(follow(
+        Api::<Guarded<BGPAdvertisement>>::all(client.clone()),
+        config(),
+        shared.clone(),
+        |index: &mut Index| &mut index.bgp_advertisements,
+        convert::bgp_advertisement,
     ));
 }

@@ -23,6 +23,7 @@ pub mod l2;
 pub mod links;
 pub mod membership;
 pub mod metrics;
+pub mod passwords;
 pub mod publish;
 #[cfg(test)]
 mod simulation;

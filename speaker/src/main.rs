@@ -12,7 +12,7 @@ use fairlead_runtime::link::{HEALTH_SOCKET, SOCKET};
 use fairlead_runtime::{
     CommonArgs, Readiness, class_policy, client, follow_leaving, init, raise_file_limit, serve_http, shutdown,
 };
-use fairlead_speaker::engine::{self, Settings};
+use fairlead_speaker::engine::{self, BgpSettings, Settings};
 use fairlead_speaker::health::{self, HealthUrl, ProxyHealth, Thresholds, Timing};
 use fairlead_speaker::l2::WireSocket;
 use fairlead_speaker::membership::detector;
@@ -25,8 +25,8 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 
 /// The speaker of Fairlead: announces external addresses from this node.
 ///
-/// One runs on every node, in the node's network. It announces an address by ARP or NDP while the node agent has programmed it
-/// and the node's own health probe passes, and while this node is elected among all that offer themselves.
+/// One runs on every node, in the node's network. It announces an address while the node agent has programmed it and the
+/// node's own health probe passes: by BGP from every such node, by ARP or NDP from the one that is elected among them.
 #[derive(Debug, Parser)]
 #[command(name = "fairlead-speaker", version)]
 struct Arguments {
@@ -79,6 +79,16 @@ struct Arguments {
     /// How long addresses are handed over to other nodes when the speaker is asked to end
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     handover_timeout: Duration,
+    /// Speak BGP: directory with the sockets of the BGP daemon and its parent
+    #[arg(long, value_name = "PATH")]
+    bgp_socket: Option<PathBuf>,
+    /// How long the routes of a node that is cordoned, or whose speaker ends, go out as less preferred ones before they are
+    /// withdrawn
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
+    bgp_drain_time: Duration,
+    /// Secret of the release's namespace with a password of BGP sessions; once for each
+    #[arg(long, value_name = "NAME")]
+    bgp_password_secret: Vec<String>,
 }
 
 impl Arguments {
@@ -115,6 +125,11 @@ impl Arguments {
                 suspicion: self.gossip_suspicion,
             },
             snapshot: self.snapshot.clone(),
+            bgp: self.bgp_socket.clone().map(|directory| BgpSettings {
+                directory,
+                drain_time: self.bgp_drain_time,
+                secrets: self.bgp_password_secret.iter().cloned().collect(),
+            }),
         }
     }
 }

@@ -48,6 +48,22 @@ pub struct TransitionLabels {
     pub to: &'static str,
 }
 
+/// Labels of what is known of one BGP session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerLabels {
+    /// Name of the BGPPeer.
+    pub peer: String,
+}
+
+/// Labels of changes of a BGP session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SessionLabels {
+    /// Name of the BGPPeer.
+    pub peer: String,
+    /// The state it came to.
+    pub to: &'static str,
+}
+
 /// All metrics of the speaker; clones share the values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -85,6 +101,18 @@ pub struct Metrics {
     pub gossip_deaths: Counter,
     /// How late this node was of late, in seconds.
     pub gossip_lateness: Gauge<f64, AtomicU64>,
+    /// Does the BGP daemon do what it is told?
+    pub bgp_daemon_up: Gauge,
+    /// Networks that this node announces by BGP.
+    pub bgp_routes: Gauge,
+    /// Is the session established?
+    pub bgp_session_up: Family<PeerLabels, Gauge>,
+    /// Networks that the router was told of.
+    pub bgp_prefixes: Family<PeerLabels, Gauge>,
+    /// Changes of sessions.
+    pub bgp_transitions: Family<SessionLabels, Counter>,
+    /// How long changes at the daemon took, in seconds.
+    pub bgp_apply_seconds: Histogram,
 }
 
 impl Metrics {
@@ -108,6 +136,12 @@ impl Metrics {
             gossip_suspicions: Counter::default(),
             gossip_deaths: Counter::default(),
             gossip_lateness: Gauge::default(),
+            bgp_daemon_up: Gauge::default(),
+            bgp_routes: Gauge::default(),
+            bgp_session_up: Family::default(),
+            bgp_prefixes: Family::default(),
+            bgp_transitions: Family::default(),
+            bgp_apply_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
         };
         let registry = registry.sub_registry_with_prefix("fairlead_speaker");
         registry.register(
@@ -190,6 +224,36 @@ impl Metrics {
             "gossip_lateness_seconds",
             "How late this node was of late in what it had to do for the gossip; others are found dead more slowly then",
             metrics.gossip_lateness.clone(),
+        );
+        registry.register(
+            "bgp_daemon_up",
+            "Whether the BGP daemon does what it is told",
+            metrics.bgp_daemon_up.clone(),
+        );
+        registry.register(
+            "bgp_routes",
+            "Networks that this node announces by BGP",
+            metrics.bgp_routes.clone(),
+        );
+        registry.register(
+            "bgp_session_up",
+            "Whether the session is established, by BGPPeer",
+            metrics.bgp_session_up.clone(),
+        );
+        registry.register(
+            "bgp_prefixes_advertised",
+            "Networks that the router was told of, by BGPPeer",
+            metrics.bgp_prefixes.clone(),
+        );
+        registry.register(
+            "bgp_session_transitions",
+            "Changes of BGP sessions, by BGPPeer and the state they came to",
+            metrics.bgp_transitions.clone(),
+        );
+        registry.register(
+            "bgp_apply_seconds",
+            "How long changes at the BGP daemon took",
+            metrics.bgp_apply_seconds.clone(),
         );
         metrics
     }

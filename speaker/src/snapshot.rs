@@ -5,22 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fairlead_api::NodeStateStatus;
-use fairlead_core::announce::{Candidacy, Hold, ProbeTarget};
-use fairlead_core::config::Health;
+use fairlead_core::announce::{Candidacy, Evaluation, Hold, ProbeTarget};
+use fairlead_core::config::{BgpAdvertisement, Health, Peer};
 use fairlead_core::model::{NodeName, ServiceKey};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::bgp::Password;
+use crate::decide::Decision;
 use crate::membership::seal::Key as GossipKey;
 use crate::membership::task::{Contents, Peers};
 use crate::membership::wire::{Key, Meta, encode_candidacy};
+use crate::passwords::Passwords;
 
 /// Where it is on every node.
 pub const FILE: &str = "/run/fairlead/speaker.json";
@@ -47,8 +50,10 @@ pub struct Snapshot {
     pub peers: BTreeMap<String, IpAddr>,
     /// The MAC addresses of their speakers: by these a fellow is told from a stranger before the gossip reaches it.
     pub macs: BTreeMap<String, Vec<String>>,
-    /// What was announced, and how it was decided.
+    /// What was announced at layer 2, and how it was decided.
     pub claims: Vec<Claim>,
+    /// The same of BGP.
+    pub bgp: Bgp,
     /// The last report, from which times since when something holds are continued.
     pub status: NodeStateStatus,
 }
@@ -76,6 +81,87 @@ pub struct Claim {
     /// How: the settings of its pool.
     #[serde(default)]
     pub health: Health,
+}
+
+/// Sessions and routes: what they were made from, so that the next process makes the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Bgp {
+    /// The configuration.
+    pub config: BgpConfig,
+    /// The node was cordoned.
+    pub cordoned: bool,
+    /// The assigned addresses that advertisements are for, announced or not.
+    pub routes: Vec<Route>,
+    /// Passwords of sessions by the name of their Secret.
+    pub passwords: BTreeMap<String, String>,
+    /// Who this node is in its sessions.
+    pub identity: Identity,
+}
+
+/// Who a node is in its BGP sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Identity {
+    /// Its BGP identifier.
+    pub router_id: Option<Ipv4Addr>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What routes are made from, besides addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BgpConfig {
+    /// Labels of this node.
+    pub labels: BTreeMap<String, String>,
+    /// The accepted BGPPeers.
+    pub peers: BTreeMap<String, Peer>,
+    /// The accepted BGPAdvertisements.
+    pub advertisements: BTreeMap<String, BgpAdvertisement>,
+}
+
+/// One address that advertisements are for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// The address.
+    pub address: IpAddr,
+    /// Those that are for it and for this node.
+    pub advertisements: BTreeSet<String>,
+    /// This node had passed every filter for it. One that had not keeps aggregates from going out.
+    pub announced: bool,
+    /// The Services that have it.
+    pub services: Vec<ServiceKey>,
+    /// What was probed.
+    pub probes: BTreeSet<ProbeTarget>,
+    /// How: the settings of its pool.
+    #[serde(default)]
+    pub health: Health,
+}
+
+impl Bgp {
+    /// What the next process needs of this decision.
+    pub fn of(decision: &Decision, passwords: BTreeMap<String, String>, identity: Identity) -> Self {
+        let route = |(address, evaluation): (&IpAddr, &Evaluation)| {
+            let routed = evaluation.bgp.as_ref()?;
+            Some(Route {
+                address: *address,
+                advertisements: routed.advertisements.clone(),
+                announced: routed.outcome.is_ok(),
+                services: evaluation.services.clone(),
+                probes: evaluation.probes.clone(),
+                health: evaluation.health,
+            })
+        };
+        Self {
+            config: decision.bgp_config.clone(),
+            cordoned: decision.cordoned,
+            routes: decision.evaluations.iter().filter_map(route).collect(),
+            passwords,
+            identity,
+        }
+    }
 }
 
 impl Snapshot {
@@ -156,6 +242,14 @@ impl Snapshot {
         self.macs
             .iter()
             .map(|(name, texts)| (NodeName(name.clone()), Meta { macs: macs(texts) }))
+            .collect()
+    }
+
+    /// The passwords of BGP sessions.
+    pub fn passwords(&self) -> Passwords {
+        let known = self.bgp.passwords.iter();
+        known
+            .map(|(name, password)| (name.clone(), Ok(Password::new(password))))
             .collect()
     }
 
@@ -282,6 +376,7 @@ mod tests {
                     ..Health::default()
                 },
             }],
+            bgp: Bgp::default(),
             status: NodeStateStatus::default(),
         }
     }

@@ -63,19 +63,35 @@ pub fn render(
         kept.insert(key, at);
         Time(at)
     };
-    let announced: Vec<AnnouncedAddress> = decision
-        .announced()
-        .map(|(address, services, interfaces)| {
-            let services = names(services);
-            AnnouncedAddress {
-                address,
-                interfaces: interfaces.iter().cloned().collect(),
-                claim: decision.plan.held.get(&address).map_or(0, |hold| hold.claim),
-                since: stamp(address, &services, Reason::Announced.as_str()),
-                services,
-            }
-        })
-        .collect();
+    let mut announced: BTreeMap<IpAddr, AnnouncedAddress> = BTreeMap::new();
+    let mut entry = |address: IpAddr, services: &[ServiceKey]| {
+        let services = names(services);
+        AnnouncedAddress {
+            address,
+            interfaces: Vec::new(),
+            claim: 0,
+            bgp: false,
+            draining: false,
+            since: stamp(address, &services, Reason::Announced.as_str()),
+            services,
+        }
+    };
+    for (address, services, interfaces) in decision.announced() {
+        let linked = AnnouncedAddress {
+            interfaces: interfaces.iter().cloned().collect(),
+            claim: decision.plan.held.get(&address).map_or(0, |hold| hold.claim),
+            ..entry(address, services)
+        };
+        announced.insert(address, linked);
+    }
+    for (address, services, routed) in decision.routed() {
+        let known = announced
+            .entry(address)
+            .or_insert_with(|| entry(address, services));
+        known.bgp = true;
+        known.draining = routed.draining;
+    }
+    let announced: Vec<AnnouncedAddress> = announced.into_values().collect();
     let mut groups: BTreeMap<Reason, Vec<HeldBackAddress>> = BTreeMap::new();
     for (address, services, refusal) in decision.held_back() {
         let services = names(services);
@@ -123,6 +139,7 @@ pub fn render(
         })
         .collect();
     NodeStateStatus {
+        bgp: None,
         announced_count: announced.len() as i64,
         announced,
         held_back_count: held_back_count as i64,
@@ -179,7 +196,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    use fairlead_core::announce::Evaluation;
+    use fairlead_core::announce::{Candidate, Evaluation, Hold, bgp};
     use fairlead_core::reason::Refusal;
 
     /// This many addresses are held back, the even ones because another node is elected.
@@ -194,6 +211,7 @@ mod tests {
             let evaluation = Evaluation {
                 services: vec![ServiceKey::new("default", format!("s{last}"))],
                 outcome: Err(Refusal::new(reason, message)),
+                bgp: None,
                 probes: BTreeSet::new(),
                 health: Default::default(),
             };
@@ -247,6 +265,42 @@ mod tests {
         // Gone and back is a new time.
         rendered(&held_back(0, "z"), &mut continued, 40);
         assert_eq!(times(&rendered(&held_back(2, "z"), &mut continued, 50)), [50, 50]);
+    }
+
+    #[test]
+    fn an_address_stands_once_however_it_is_announced() {
+        let mut decision = held_back(3, "x");
+        for (last, linked, routed) in [(0, true, true), (1, false, true), (2, true, false)] {
+            let address = IpAddr::from([192, 0, 2, last]);
+            if linked {
+                let evaluation = decision.evaluations.get_mut(&address).unwrap();
+                evaluation.outcome = Ok(Candidate {
+                    interfaces: ["eth0".to_owned()].into(),
+                    ..Candidate::default()
+                });
+                let hold = Hold {
+                    claim: 7,
+                    losing: None,
+                };
+                decision.plan.held.insert(address, hold);
+            }
+            if routed {
+                let announced = bgp::Announced {
+                    draining: linked,
+                    ..bgp::Announced::default()
+                };
+                decision.bgp.announced.insert(address, announced);
+            }
+        }
+        let status = rendered(&decision, &mut Since::default(), 1);
+        let told: Vec<(usize, i64, bool, bool)> = status
+            .announced
+            .iter()
+            .map(|entry| (entry.interfaces.len(), entry.claim, entry.bgp, entry.draining))
+            .collect();
+        let expected = [(1, 7, true, true), (0, 0, true, false), (1, 7, false, false)];
+        assert_eq!(told, expected);
+        assert_eq!((status.announced_count, status.held_back_count), (3, 0));
     }
 
     #[test]

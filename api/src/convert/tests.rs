@@ -359,3 +359,72 @@ fn hints_are_read() {
     };
     assert_eq!(read(both), Some(expected));
 }
+
+#[test]
+fn a_bgp_peer() {
+    use fairlead_core::config::{RawBfd, RawGracefulRestart};
+    let read = |spec: Value| {
+        let object = json!({"apiVersion": "fairlead.dev/v1alpha1", "kind": "BGPPeer",
+            "metadata": {"name": "tor", "creationTimestamp": "1970-01-01T00:00:07Z"}, "spec": spec});
+        peer(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let plain = read(json!({"myASN": 65001, "remoteASN": 4200000000_u32, "address": "192.0.2.1"}));
+    assert_eq!((plain.name.as_str(), plain.created), ("tor", 7));
+    assert_eq!(
+        (plain.my_asn, plain.remote_asn.as_str(), plain.address.as_deref()),
+        (65001, "4200000000", Some("192.0.2.1"))
+    );
+    assert!(plain.bfd.is_none() && plain.graceful_restart.is_none() && !plain.disabled);
+    let full = read(json!({
+        "myASN": 65001, "remoteASN": "external", "interface": "eth0", "port": 1179, "holdTime": "9s",
+        "keepaliveTime": "3s", "connectRetryTime": "2s", "ttlSecurity": 1, "passwordSecret": "tor",
+        "bfd": {"receiveInterval": "100ms", "detectMultiplier": 3}, "gracefulRestart": {"longLivedTime": "1h"},
+        "vrf": "red", "families": ["IPv6"], "disabled": true,
+        "nodeSelectors": [{"matchExpressions": [{"key": "rack", "operator": "Like"}]}],
+    }));
+    assert_eq!((full.remote_asn.as_str(), full.port), ("external", Some(1179)));
+    assert_eq!(
+        full.bfd,
+        Some(RawBfd {
+            receive_interval: Some("100ms".into()),
+            transmit_interval: None,
+            detect_multiplier: Some(3)
+        })
+    );
+    assert_eq!(
+        full.graceful_restart,
+        Some(RawGracefulRestart {
+            restart_time: None,
+            long_lived_time: Some("1h".into())
+        })
+    );
+    assert_eq!((full.vrf.as_deref(), full.families.len()), (Some("red"), 1));
+    assert!(full.disabled && full.nodes.is_err());
+}
+
+#[test]
+fn a_bgp_advertisement() {
+    let read = |spec: Value| {
+        let object = json!({"apiVersion": "fairlead.dev/v1alpha1", "kind": "BGPAdvertisement",
+            "metadata": {"name": "bgp"}, "spec": spec});
+        bgp_advertisement(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let plain = read(json!({}));
+    assert_eq!((plain.name.as_str(), &plain.nodes), ("bgp", &Ok(vec![])));
+    let full = read(json!({
+        "addressPools": ["blue"], "peers": ["tor"], "aggregationLength": 24, "aggregationLengthV6": 64,
+        "localPref": 4294967295_u32, "med": 0, "asPathPrepend": 3, "communities": ["no-export"],
+        "preferredNodes": [{"matchLabels": {"rack": "a"}}],
+        "serviceSelectors": [{"matchExpressions": [{"key": "rack", "operator": "Like"}]}],
+    }));
+    assert_eq!((full.aggregation_v4, full.aggregation_v6), (Some(24), Some(64)));
+    assert_eq!(
+        (full.local_pref, full.med, full.prepend),
+        (Some(4_294_967_295), Some(0), Some(3))
+    );
+    assert_eq!(
+        (full.pools.len(), full.peers.len(), full.communities.len()),
+        (1, 1, 1)
+    );
+    assert!(full.preferred.is_ok_and(|list| list.len() == 1) && full.services.is_err());
+}

@@ -15,12 +15,19 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* The image reference. */}}
-{{- define "fairlead.image" -}}
-{{- $image := .Values.image -}}
+{{/* An image reference; the argument is a list of the root context and the image's values. */}}
+{{- define "fairlead.imageOf" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $registry := $image.registry | default $root.Values.image.registry -}}
 {{- $name := $image.name -}}
-{{- if $image.registry }}{{ $name = printf "%s/%s" $image.registry $image.name }}{{ end -}}
-{{- if $image.digest }}{{ $name }}@{{ $image.digest }}{{ else }}{{ $name }}:{{ $image.tag | default .Chart.AppVersion }}{{ end -}}
+{{- if $registry }}{{ $name = printf "%s/%s" $registry $image.name }}{{ end -}}
+{{- if $image.digest }}{{ $name }}@{{ $image.digest }}{{ else }}{{ $name }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end -}}
+{{- end }}
+
+{{/* The image of our programs. */}}
+{{- define "fairlead.image" -}}
+{{ include "fairlead.imageOf" (list . .Values.image) }}
 {{- end }}
 
 {{/* Name of the ConfigMap that tells whether the installation is being removed, and the addresses of all pools. */}}
@@ -50,10 +57,7 @@ app.kubernetes.io/component: {{ index . 1 }}
   value: {{ .Values.serveClassless | quote }}
 - name: FAIRLEAD_METALLB_ANNOTATIONS
   value: {{ .Values.compatibility.metallb | quote }}
-- name: FAIRLEAD_LOG_LEVEL
-  value: {{ .Values.logs.level | quote }}
-- name: FAIRLEAD_LOG_FORMAT
-  value: {{ .Values.logs.format | quote }}
+{{ include "fairlead.logEnv" . }}
 {{- if and .Values.apiServer.host .Values.apiServer.port }}
 - name: KUBERNETES_SERVICE_HOST
   value: {{ .Values.apiServer.host | quote }}
@@ -64,6 +68,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- else if eq .Values.kubeProxy "absent" }}
 {{- fail "kubeProxy: absent needs apiServer.host and apiServer.port, the API server's real address, since without kube-proxy nothing serves the kubernetes Service" }}
 {{- end }}
+{{- end }}
+
+{{/* How logs are written. */}}
+{{- define "fairlead.logEnv" -}}
+- name: FAIRLEAD_LOG_LEVEL
+  value: {{ .Values.logs.level | quote }}
+- name: FAIRLEAD_LOG_FORMAT
+  value: {{ .Values.logs.format | quote }}
 {{- end }}
 
 {{/* Environment of those that read the gossip key. */}}
@@ -101,4 +113,62 @@ imagePullSecrets:
   - name: {{ . }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Arguments of the speaker. */}}
+{{- define "fairlead.speakerArgs" -}}
+- --listen=0.0.0.0:{{ .Values.speaker.port }}
+- --gossip-port={{ .Values.speaker.gossip.port }}
+{{- with .Values.speaker.bgp }}
+{{- if .enabled }}
+- --bgp-socket=/run/fairlead/bgp
+- --bgp-drain-time={{ .drainTimeSeconds }}s
+{{- range .passwordSecrets }}
+- --bgp-password-secret={{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range .Values.speaker.extraArgs }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* The container of the BGP daemon, in the speaker's pod. */}}
+{{- define "fairlead.bgpContainer" -}}
+{{- $bgp := .Values.speaker.bgp -}}
+{{- $grace := int .Values.speaker.terminationGracePeriodSeconds -}}
+{{- if lt $grace (add $bgp.drainTimeSeconds 15 | int) }}
+{{- fail "speaker.terminationGracePeriodSeconds must be at least 15 more than speaker.bgp.drainTimeSeconds" }}
+{{- end }}
+- name: bgp
+  image: {{ include "fairlead.imageOf" (list . $bgp.image) }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/usr/bin/fairlead-bgpd]
+  args:
+    - --directory=/run/fairlead/bgp
+    - --heartbeat-timeout={{ $bgp.heartbeatTimeoutSeconds }}s
+    # The rest of the grace period is for the daemon's own end.
+    - --end-timeout={{ sub $grace 8 }}s
+  env:
+    {{- include "fairlead.logEnv" . | nindent 4 }}
+  livenessProbe:
+    exec: {command: [/usr/bin/fairlead-bgpd, alive]}
+    periodSeconds: 10
+    timeoutSeconds: 3
+    failureThreshold: 6
+  readinessProbe:
+    exec: {command: [/usr/bin/fairlead-bgpd, status]}
+    periodSeconds: 5
+    timeoutSeconds: 3
+  resources: {{- toYaml $bgp.resources | nindent 4 }}
+  securityContext:
+    # The speaker's user, which the sockets are for.
+    runAsUser: 0
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    # None is needed: not for passwords (RFC 2385), TTL security, BFD or sessions bound to an interface, and nothing
+    # listens on port 179.
+    capabilities: {drop: [ALL]}
+  volumeMounts:
+    - {name: bgp, mountPath: /run/fairlead/bgp}
 {{- end }}

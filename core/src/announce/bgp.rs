@@ -1,6 +1,18 @@
 //! What the BGP daemon of this node is to do.
+//!
+//! Every node that passed the filters announces. [`plan`] makes routes of addresses and advertisements: which prefixes go
+//! to which peers, with what attributes. It is memoryless but for the time since when a node that drains knows of others.
+
+mod attributes;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub use attributes::{DRAIN_PREPEND, GRACEFUL_SHUTDOWN};
+pub use plan::{Announced, Input, Plan, plan};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -11,9 +23,13 @@ use crate::config::Peer;
 pub struct Wanted {
     /// The sessions, by the name of the BGPPeer.
     pub sessions: BTreeMap<String, Peer>,
-    /// The routes: to which peer (by name) with which attributes. A peer that has no session is passed over.
-    pub routes: BTreeMap<IpNet, BTreeMap<String, Attributes>>,
+    /// The routes, and what they say to whom. A peer that has no session is passed over. Many routes say the same, and then
+    /// share it.
+    pub routes: BTreeMap<IpNet, Arc<Treatment>>,
 }
+
+/// What a route says, by the name of the peer.
+pub type Treatment = BTreeMap<String, Attributes>;
 
 /// What a route says to one peer. The next hop is this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -17,8 +17,10 @@ use crate::ownership::{Owner, Ownership};
 use crate::reason::{Reason, Refusal};
 
 mod offers;
+mod routes;
 
 use offers::{Offer, Offers};
+use routes::Routes;
 
 /// A network interface of this node that could carry announcements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,15 +96,33 @@ pub struct Candidate {
     pub conflict: ConflictPolicy,
 }
 
+/// A node that passed every filter for announcing an address by BGP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BgpCandidate {
+    /// The node is cordoned: it announces as less preferred, and hands over to those that are not.
+    pub cordoned: bool,
+}
+
+/// What [`evaluate`] found about one address by BGP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// The BGPAdvertisements that are for the address and for this node, by name.
+    pub advertisements: BTreeSet<String>,
+    /// A candidate, or the first filter that refused.
+    pub outcome: Result<BgpCandidate, Refusal>,
+}
+
 /// What [`evaluate`] found about one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
     /// The Services that have the address, the senior one first.
     pub services: Vec<ServiceKey>,
-    /// A candidate, or the first filter that refused.
+    /// At layer 2: a candidate, or the first filter that refused. `NoAdvertisement` if the address is for BGP alone.
     pub outcome: Result<Candidate, Refusal>,
+    /// By BGP; `None` if no BGPAdvertisement is for the address.
+    pub bgp: Option<Routed>,
     /// What to probe: one target for each Service, less what they have in common. Filled as soon as all filters but
-    /// the probes are passed, so that a node that could become the owner is probed all the time.
+    /// the probes are passed, at layer 2 or by BGP, so that a node that could become the owner is probed all the time.
     pub probes: BTreeSet<ProbeTarget>,
     /// How to probe: as the pool of the address says.
     pub health: Health,
@@ -141,20 +161,35 @@ pub fn group_slices<'a>(slices: impl IntoIterator<Item = &'a Slice>) -> BTreeMap
     groups
 }
 
-/// Applies the filters to every owned address, in the order of the announcement reasons in [`Reason`].
+impl Evaluation {
+    /// Why the address is not announced at layer 2; `None` also if it is for BGP alone.
+    pub fn layer2_refusal(&self) -> Option<&Refusal> {
+        let refusal = self.outcome.as_ref().err()?;
+        (self.bgp.is_none() || refusal.reason != Reason::NoAdvertisement).then_some(refusal)
+    }
+
+    /// Why the address is not announced by BGP; `None` also if it is not meant to be.
+    pub fn bgp_refusal(&self) -> Option<&Refusal> {
+        self.bgp.as_ref()?.outcome.as_ref().err()
+    }
+}
+
+/// Applies the filters to every owned address, in the order of the announcement reasons in [`Reason`]. Those that have
+/// to do with interfaces are for layer 2 alone; all others count for both ways and are looked at once.
 pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
-    let offers = Offers::new(view);
+    let (offers, routes) = (Offers::new(view), Routes::new(view));
     view.ownership
         .owners
         .iter()
         .map(|(&address, owner)| {
             let mut probes = BTreeSet::new();
-            let outcome = filter(view, &offers, address, owner, &mut probes);
+            let (outcome, bgp) = filter(view, (&offers, &routes), address, owner, &mut probes);
             let keys = owner.services.iter().map(|(service, _)| service.key.clone());
             let pool = view.config.pools.get(owner.pool);
             let evaluation = Evaluation {
                 services: keys.collect(),
                 outcome,
+                bgp,
                 probes,
                 health: pool.map(|pool| pool.health).unwrap_or_default(),
             };
@@ -165,21 +200,66 @@ pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
 
 fn filter(
     view: &View,
-    offers: &Offers,
+    (offers, routes): (&Offers, &Routes),
     address: IpAddr,
     owner: &Owner,
     probes: &mut BTreeSet<ProbeTarget>,
-) -> Result<Candidate, Refusal> {
-    let advertised = offers.advertised(owner)?;
+) -> (Result<Candidate, Refusal>, Option<Routed>) {
+    let node = takes_part(view);
+    let linked = offers.advertised(owner).and_then(|advertised| {
+        node.clone()?;
+        linked(view, address, owner, advertised)
+    });
+    let routed = routes.advertised(owner).map(|advertised| {
+        let selected = routes::selecting(view, owner, &advertised);
+        (advertised, node.clone().and(selected))
+    });
+    // Whichever way it goes out, the node must be fit to serve it: found out once, and only if there is a way.
+    let way = linked.is_ok() || routed.as_ref().is_some_and(|(_, selected)| selected.is_ok());
+    let fit = match node {
+        Ok(node) if way => fit(view, address, owner, node, probes).map(|()| node.cordoned),
+        Ok(node) => Ok(node.cordoned),
+        Err(refusal) => Err(refusal),
+    };
+    let outcome = linked.and_then(|(interfaces, selected)| {
+        let cordoned = fit.clone()?;
+        let (weight, preempt_after) = offers::preference(&selected);
+        Ok(Candidate {
+            interfaces,
+            cordoned,
+            weight,
+            preempt_after,
+            conflict: offers::conflict(&selected),
+        })
+    });
+    let bgp = routed.map(|(advertised, selected)| Routed {
+        advertisements: routes::names(&advertised),
+        outcome: selected.and(fit).map(|cordoned| BgpCandidate { cordoned }),
+    });
+    (outcome, bgp)
+}
+
+/// Is there anything that this node may announce at all?
+fn takes_part<'a>(view: &View<'a>) -> Result<&'a Node, Refusal> {
     if view.leaving {
         return refuse(Reason::Leaving, "the installation is being removed");
     }
-    let Some(node) = view.node else {
-        return refuse(
-            Reason::NodeLeaving,
-            format!("there is no Node object named {}", view.me),
-        );
-    };
+    match view.node {
+        Some(node) => Ok(node),
+        None => {
+            let message = format!("there is no Node object named {}", view.me);
+            refuse(Reason::NodeLeaving, message)
+        }
+    }
+}
+
+/// The interfaces for an address, and the advertisements that select this node.
+fn linked<'a, 'o>(
+    view: &View,
+    address: IpAddr,
+    owner: &Owner,
+    advertised: Vec<&'o Offer<'a>>,
+) -> Result<(BTreeSet<String>, Vec<&'o Offer<'a>>), Refusal> {
     let selected: Vec<&Offer> = advertised
         .into_iter()
         .filter(|offer| offer.selects_node)
@@ -197,6 +277,17 @@ fn filter(
         return refuse(Reason::NoInterface, message);
     }
     let interfaces = offers::interfaces(address, &selected)?;
+    Ok((interfaces, selected))
+}
+
+/// Is this node fit to serve an address, whichever way it is announced?
+fn fit(
+    view: &View,
+    address: IpAddr,
+    owner: &Owner,
+    node: &Node,
+    probes: &mut BTreeSet<ProbeTarget>,
+) -> Result<(), Refusal> {
     node_takes_part(view.me, node)?;
     let services = served(view, address, owner)?;
     programmed(view.data_path.get(&address))?;
@@ -205,15 +296,7 @@ fn filter(
         questions.push((&service.key, probe_target(address, service, node)?));
     }
     probes.extend(questions.iter().map(|(_, target)| target.clone()));
-    answered(view, &questions)?;
-    let (weight, preempt_after) = offers::preference(&selected);
-    Ok(Candidate {
-        interfaces,
-        cordoned: node.cordoned,
-        weight,
-        preempt_after,
-        conflict: offers::conflict(&selected),
-    })
+    answered(view, &questions)
 }
 
 /// Refuses an address of which this is known, unless it is in the kernel.

@@ -1,6 +1,6 @@
 //! What speakers tell each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,8 +16,11 @@ pub struct Record {
     pub incarnation: i64,
     /// How far its history has come: rises by one with every change of one incarnation.
     pub sequence: i64,
-    /// The addresses for which the node passed every filter.
+    /// The addresses for which the node passed every filter of layer 2.
     pub candidacies: BTreeMap<IpAddr, Candidacy>,
+    /// The addresses that the node announces by BGP and goes on announcing: it is not cordoned, its speaker does not
+    /// end, and it has a session to announce them on.
+    pub routed: BTreeSet<IpAddr>,
 }
 
 /// One address of a record.

@@ -1,6 +1,10 @@
 //! One BGP advertisement: what was written, what of it is obeyed.
 
+pub(super) mod check;
+
 use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
 
 use crate::selector::Selector;
 
@@ -33,8 +37,28 @@ pub struct RawBgpAdvertisement {
     pub communities: Vec<String>,
 }
 
+impl Default for RawBgpAdvertisement {
+    /// What an advertisement without any field is.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            pools: Vec::new(),
+            nodes: Ok(Vec::new()),
+            preferred: Ok(Vec::new()),
+            services: Ok(Vec::new()),
+            peers: Vec::new(),
+            aggregation_v4: None,
+            aggregation_v6: None,
+            local_pref: None,
+            med: None,
+            prepend: None,
+            communities: Vec::new(),
+        }
+    }
+}
+
 /// A checked advertisement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BgpAdvertisement {
     /// Name of the object.
     pub name: String,

@@ -1,7 +1,11 @@
 //! One BGP peer: what was written, what of it is obeyed.
 
+pub(super) mod check;
+
 use std::net::IpAddr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::model::Family;
 use crate::selector::Selector;
@@ -51,6 +55,34 @@ pub struct RawPeer {
     pub disabled: bool,
 }
 
+impl Default for RawPeer {
+    /// What a peer without any field is; one without ASNs and address is refused.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            created: 0,
+            my_asn: 0,
+            remote_asn: String::new(),
+            address: None,
+            interface: None,
+            port: None,
+            source_address: None,
+            hold_time: None,
+            keepalive_time: None,
+            connect_retry_time: None,
+            ebgp_multihop: None,
+            ttl_security: None,
+            password_secret: None,
+            bfd: None,
+            graceful_restart: None,
+            vrf: None,
+            families: Vec::new(),
+            nodes: Ok(Vec::new()),
+            disabled: false,
+        }
+    }
+}
+
 /// `spec.bfd` as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawBfd {
@@ -72,7 +104,7 @@ pub struct RawGracefulRestart {
 }
 
 /// A checked peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name of the object.
     pub name: String,
@@ -113,7 +145,7 @@ pub struct Peer {
 }
 
 /// The ASN of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RemoteAsn {
     /// This one.
     Number(u32),
@@ -124,7 +156,7 @@ pub enum RemoteAsn {
 }
 
 /// Where a peer is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerEndpoint {
     /// At this address.
     Address(IpAddr),
@@ -133,7 +165,7 @@ pub enum PeerEndpoint {
 }
 
 /// Times of BFD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bfd {
     /// Fastest that we receive.
     pub receive_interval: Duration,
@@ -144,7 +176,7 @@ pub struct Bfd {
 }
 
 /// Times of graceful restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GracefulRestart {
     /// How long the peer keeps our routes without a session.
     pub restart_time: Duration,

@@ -1,4 +1,6 @@
 use super::*;
+
+mod bgp;
 use crate::selector::Selector;
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ fn the_older_of_two_overlapping_pools_stays_whatever_the_order() {
     let bad = pool("bad", 0, &["192.0.2.0/99"]);
     for order in [[&old, &new, &bad], [&bad, &new, &old], [&new, &old, &bad]] {
         let raw: Vec<RawPool> = order.into_iter().cloned().collect();
-        let compiled = compile(&raw, &[]);
+        let compiled = compile(&Written::new(&raw, &[]));
         assert_eq!(compiled.config.pools.keys().collect::<Vec<_>>(), ["z-old"]);
         let verdict = |name: &str| compiled.verdicts[&ConfigObject::Pool(name.into())].clone();
         assert_eq!(verdict("z-old").reason, Reason::Accepted);
@@ -42,10 +44,10 @@ fn the_older_of_two_overlapping_pools_stays_whatever_the_order() {
 
 #[test]
 fn an_advertisement_of_an_unknown_pool_is_reported_and_still_serves_its_others() {
-    let compiled = compile(
+    let compiled = compile(&Written::new(
         &[pool("a", 1, &["192.0.2.0/24"])],
         &[advertisement("x", &["a", "b"]), advertisement("y", &[])],
-    );
+    ));
     let verdict = &compiled.verdicts[&ConfigObject::Advertisement("x".into())];
     assert_eq!(verdict.reason, Reason::UnknownPool);
     assert!(verdict.message.ends_with(" b"), "{verdict:?}");
@@ -66,7 +68,7 @@ fn an_unreadable_selector_sets_the_advertisement_aside() {
         nodes: Err("operator \"Like\" is unknown".into()),
         ..advertisement("x", &[])
     };
-    let compiled = compile(&[], &[raw]);
+    let compiled = compile(&Written::new(&[], &[raw]));
     assert!(compiled.config.advertisements.is_empty());
     assert_eq!(
         compiled.verdicts[&ConfigObject::Advertisement("x".into())].reason,
@@ -76,7 +78,7 @@ fn an_unreadable_selector_sets_the_advertisement_aside() {
 
 #[test]
 fn an_advertisement_without_fields_has_the_defaults() {
-    let compiled = compile(&[], &[advertisement("x", &[])]);
+    let compiled = compile(&Written::new(&[], &[advertisement("x", &[])]));
     let checked = &compiled.config.advertisements["x"];
     assert_eq!(checked.preempt_after, Some(Duration::from_secs(300)));
     assert_eq!(checked.conflict, ConflictPolicy::Defend);
@@ -165,7 +167,7 @@ fn a_field_that_cannot_be_read_sets_the_advertisement_aside_and_no_other() {
         ),
     ];
     for (raw, expected) in table {
-        let compiled = compile(&[], &[raw, advertisement("good", &[])]);
+        let compiled = compile(&Written::new(&[], &[raw, advertisement("good", &[])]));
         assert_eq!(
             compiled.config.advertisements.keys().collect::<Vec<_>>(),
             ["good"]
@@ -188,7 +190,7 @@ fn matching_preferences_add_up() {
         preempt_after: Some("Never".into()),
         ..advertisement("x", &[])
     };
-    let checked = &compile(&[], &[raw]).config.advertisements["x"];
+    let checked = &compile(&Written::new(&[], &[raw])).config.advertisements["x"];
     let labels = |names: &[&str]| {
         names
             .iter()
@@ -214,12 +216,12 @@ fn a_pool_whose_health_cannot_be_read_is_set_aside() {
         },
         ..pool("a", 1, &["192.0.2.0/24"])
     };
-    let compiled = compile(&[with("1s")], &[]);
+    let compiled = compile(&Written::new(&[with("1s")], &[]));
     assert_eq!(
         compiled.config.pools["a"].health.interval,
         Some(Duration::from_secs(1))
     );
-    let compiled = compile(&[with("1ms")], &[]);
+    let compiled = compile(&Written::new(&[with("1ms")], &[]));
     assert!(compiled.config.pools.is_empty());
     let verdict = &compiled.verdicts[&ConfigObject::Pool("a".into())];
     assert_eq!(verdict.reason, Reason::InvalidField);
@@ -246,7 +248,10 @@ fn what_the_status_retains_belongs_to_the_pool_and_is_not_given_away() {
         ..pool("b", 2, &["203.0.113.0/24"])
     };
     let successor = pool("c", 3, &["203.0.113.0/29"]);
-    let compiled = compile(&[shrunk, deleted, successor], &[advertisement("x", &["b"])]);
+    let compiled = compile(&Written::new(
+        &[shrunk, deleted, successor],
+        &[advertisement("x", &["b"])],
+    ));
     let pool_of = |text: &str| compiled.config.pool_of(ip(text)).map(|pool| pool.name.as_str());
     assert_eq!(pool_of("192.0.2.1"), Some("a"));
     assert_eq!(
@@ -273,7 +278,7 @@ fn a_deleted_pool_that_retains_nothing_is_gone() {
         deleting: true,
         ..pool("b", 2, &["203.0.113.0/24"])
     };
-    let compiled = compile(&[deleted, pool("c", 3, &["203.0.113.0/29"])], &[]);
+    let compiled = compile(&Written::new(&[deleted, pool("c", 3, &["203.0.113.0/29"])], &[]));
     assert_eq!(compiled.config.pools.keys().collect::<Vec<_>>(), ["c"]);
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{RawPool, compile};
+use crate::config::{RawPool, Written, compile};
 use crate::model::{
     AssignedRecord, ExternalAddress, ExternalRecord, Hints, ServiceType, SliceEndpoint, SlicePort, Wishes,
     ZONE_LABEL,
@@ -21,7 +21,7 @@ fn config() -> Config {
         addresses: vec!["192.0.2.0/24".into(), "2001:db8::/64".into()],
         ..RawPool::default()
     };
-    compile(&[pool], &[]).config
+    compile(&Written::new(&[pool], &[])).config
 }
 
 fn holding(name: &str, policy: TrafficPolicy, vips: &[&str]) -> Service {

@@ -17,6 +17,7 @@ use fairlead_e2e::{
     images::agnhost_image,
     machine,
     preflight::preflight,
+    routers::{self, Nodes},
     topology::Place,
 };
 use tokio::{
@@ -27,7 +28,7 @@ use tokio::{
 /// A real bare-metal Kubernetes cluster on one Linux machine, of network namespaces.
 ///
 /// A switch, nodes with a real kubelet, containerd and kube-proxy each, a control plane, a router that is the nodes'
-/// gateway, a client behind that router and one on the nodes' own segment. Must be run as root.
+/// gateway and a second one, a client behind each router and one on the nodes' own segment. Must be run as root.
 #[derive(Parser)]
 #[command(name = "lab", after_help = TOPOLOGY)]
 struct Arguments {
@@ -39,11 +40,12 @@ struct Arguments {
 }
 
 const TOPOLOGY: &str = "\
-PLACE is one of node1…nodeN, client, lan-client, router, control-plane, switch.
+PLACE is one of node1…nodeN, client, client2, lan-client, router, router2, control-plane, switch.
 
-  client ── 172.31.0.0/24 ── router ── switch ─┬─ control-plane   172.30.0.2
-  172.31.0.2      fd00:31::/64   172.30.0.1    ├─ node1 … nodeN   172.30.0.11 …
-                                               └─ lan-client      172.30.0.200";
+  client  ── 172.31.0.0/24 ── router  ──┬─ switch ─┬─ control-plane   172.30.0.2
+  172.31.0.2   fd00:31::/64   172.30.0.1│          ├─ node1 … nodeN   172.30.0.11 …
+  client2 ── 172.32.0.0/24 ── router2 ──┘          └─ lan-client      172.30.0.200
+  172.32.0.2   fd00:32::/64   172.30.0.3";
 
 #[derive(Subcommand)]
 enum Action {
@@ -130,6 +132,18 @@ enum Action {
         /// What to resume.
         #[arg(value_parser = ["api-server"])]
         what: String,
+    },
+    /// Start or stop BGP on the routers: FRR (AS 64512) on router, BIRD (AS 64513) on router2. They take every node that
+    /// connects with AS 64500; ask them with `lab exec router vtysh` and `lab exec router2 birdc`.
+    Routers {
+        #[arg(value_parser = ["start", "stop"])]
+        what: String,
+        /// Watch the sessions with BFD, 100 ms × 3.
+        #[arg(long)]
+        bfd: bool,
+        /// The sessions' password.
+        #[arg(long)]
+        password: Option<String>,
     },
     /// Print the packets that pass a place's uplink (at the switch: the bridge), until interrupted.
     Capture {
@@ -234,6 +248,15 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         Action::PowerOn { place } => open()?.power_on(place, &progress)?,
         Action::Pause { .. } => open()?.pause_api_server()?,
         Action::Resume { .. } => open()?.resume_api_server()?,
+        Action::Routers { what, .. } if what == "stop" => routers::stop_both(&open()?),
+        Action::Routers { bfd, password, .. } => {
+            let nodes = Nodes {
+                bfd,
+                password,
+                ..Nodes::default()
+            };
+            progress.step("starting FRR and BIRD", || routers::start_both(&open()?, &nodes))?;
+        }
         Action::Capture {
             place,
             interface,

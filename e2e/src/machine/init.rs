@@ -143,6 +143,12 @@ fn network_settings(place: Place) -> Result<()> {
     if place.forwards() {
         settings.push(("ipv4/ip_forward".into(), "1"));
     }
+    if place.is_router() {
+        // Of several next hops each connection keeps one, by addresses and ports.
+        for family in ["ipv4", "ipv6"] {
+            settings.push((format!("{family}/fib_multipath_hash_policy"), "1"));
+        }
+    }
     for (key, value) in settings {
         fs::write(format!("/proc/sys/net/{key}"), value).doing(format!("set net/{key}"))?;
     }

@@ -52,3 +52,12 @@ pub fn preflight(progress: &Progress) -> Result<(), PreflightError> {
     packages::ensure(progress)?;
     kernel::check()
 }
+
+/// Checks that FRR and BIRD are there, and installs what is missing; neither is started on the machine itself. Few labs need
+/// them, so [`preflight`] leaves them out.
+///
+/// # Errors
+/// When they cannot be installed.
+pub fn routing_packages(progress: &Progress) -> Result<(), PreflightError> {
+    packages::ensure_routing(progress)
+}

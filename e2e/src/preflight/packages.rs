@@ -1,15 +1,18 @@
 //! The programs of the distribution that the lab needs.
 
 use std::env;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use super::PreflightError;
 use crate::progress::Progress;
 
 /// Debian packages, each with one program of it by which it is recognised on other systems.
-const PACKAGES: &[(&str, &str)] = &[
+const PACKAGES: &[Package] = &[
     ("bind9-dnsutils", "dig"),
     ("conntrack", "conntrack"),
     ("containerd", "containerd"),
@@ -32,16 +35,91 @@ const PACKAGES: &[(&str, &str)] = &[
     ("util-linux", "nsenter"),
 ];
 
-/// Installs the packages that are missing.
+/// The same for the routers that speak BGP, which few labs have.
+const ROUTING_PACKAGES: &[Package] = &[("bird2", "bird"), ("frr", "/usr/lib/frr/bgpd")];
+
+/// Services that these bring, and that are wanted inside the lab alone.
+const ROUTING_SERVICES: &[&str] = &["bird", "frr"];
+
+/// Asked by Debian's packages whether a service may be started (`invoke-rc.d(8)`).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+type Package = (&'static str, &'static str);
+
+/// Installs what every lab needs, as far as it is missing.
 pub(super) fn ensure(progress: &Progress) -> Result<(), PreflightError> {
-    let Some(installed) = installed()? else {
-        return without_package_manager();
+    install_all(&missing(PACKAGES)?, progress)
+}
+
+/// Installs the routing daemons, as far as they are missing. On the machine itself they are neither started now nor at
+/// its next start.
+pub(super) fn ensure_routing(progress: &Progress) -> Result<(), PreflightError> {
+    let _turn = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing = missing(ROUTING_PACKAGES)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let policy = Policy::forbid()?;
+    install_all(&missing, progress)?;
+    drop(policy);
+    for service in ROUTING_SERVICES {
+        // Best effort: where there is no init system nothing would start them.
+        let _ = Command::new("update-rc.d")
+            .args([service, "disable"])
+            .stdin(Stdio::null())
+            .output();
+    }
+    Ok(())
+}
+
+/// Tests start routers at once, and there is one package manager.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// Lets no service be started, for as long as it lives.
+struct Policy {
+    ours: bool,
+}
+
+impl Policy {
+    /// A policy that is there already stays as it is.
+    fn forbid() -> Result<Self, PreflightError> {
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(POLICY)
+            .and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n"));
+        match made {
+            Ok(()) => Ok(Self { ours: true }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Self { ours: false }),
+            Err(source) => Err(PreflightError::Io {
+                what: format!("writing {POLICY}"),
+                source,
+            }),
+        }
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
+
+/// The packages that are missing. Where they cannot be installed it is an error if a program is.
+fn missing(packages: &[Package]) -> Result<Vec<&'static str>, PreflightError> {
+    let Some(installed) = installed(packages)? else {
+        return without_package_manager(packages).map(|()| vec![]);
     };
-    let missing: Vec<&str> = PACKAGES
-        .iter()
-        .map(|(package, _)| *package)
+    let names = packages.iter().map(|(package, _)| *package);
+    Ok(names
         .filter(|package| !is_installed(&installed, package))
-        .collect();
+        .collect())
+}
+
+fn install_all(missing: &[&str], progress: &Progress) -> Result<(), PreflightError> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -49,11 +127,11 @@ pub(super) fn ensure(progress: &Progress) -> Result<(), PreflightError> {
         &format!("installing Debian packages: {}", missing.join(" ")),
         || {
             // The lists of a fresh machine are empty or old; those of another may do as they are.
-            if install(&missing)?.is_ok() {
+            if install(missing)?.is_ok() {
                 return Ok(());
             }
             apt_get(&["update"])?.ok();
-            install(&missing)?.map_err(|output| PreflightError::Install {
+            install(missing)?.map_err(|output| PreflightError::Install {
                 packages: missing.join(" "),
                 output,
             })
@@ -62,10 +140,10 @@ pub(super) fn ensure(progress: &Progress) -> Result<(), PreflightError> {
 }
 
 /// What `dpkg-query` knows of the packages; `None` where there is no such program.
-fn installed() -> Result<Option<String>, PreflightError> {
+fn installed(packages: &[Package]) -> Result<Option<String>, PreflightError> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f=${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES.iter().map(|(package, _)| package))
+        .args(packages.iter().map(|(package, _)| package))
         .output();
     match output {
         Ok(output) => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
@@ -114,10 +192,10 @@ fn apt_get(args: &[&str]) -> Result<Result<(), String>, PreflightError> {
     Ok(Err(last.into_iter().rev().collect::<Vec<_>>().join("; ")))
 }
 
-fn without_package_manager() -> Result<(), PreflightError> {
+fn without_package_manager(packages: &[Package]) -> Result<(), PreflightError> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories: Vec<PathBuf> = env::split_paths(&path).collect();
-    let missing: Vec<String> = PACKAGES
+    let missing: Vec<String> = packages
         .iter()
         .map(|(_, program)| *program)
         .filter(|program| !found(program, &directories))

@@ -14,6 +14,8 @@ use crate::lab::Lab;
 /// Plural and scope of the kinds that tests use: kind, plural, namespaced.
 const KINDS: &[(&str, &str, bool)] = &[
     ("AddressPool", "addresspools", false),
+    ("BGPAdvertisement", "bgpadvertisements", false),
+    ("BGPPeer", "bgppeers", false),
     ("ConfigMap", "configmaps", true),
     ("DaemonSet", "daemonsets", true),
     ("Deployment", "deployments", true),
@@ -23,6 +25,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("NodeState", "nodestates", false),
     ("Pod", "pods", true),
     ("RoleBinding", "rolebindings", true),
+    ("Secret", "secrets", true),
     ("Service", "services", true),
 ];
 

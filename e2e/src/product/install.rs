@@ -58,20 +58,38 @@ pub fn install(lab: &Lab) -> Result<()> {
     install_with(lab, &[])
 }
 
-/// The same with more arguments for Helm, such as `--set=…`.
+/// The same with more arguments for Helm, such as `--set=…`. With BGP among them, the daemon's image is loaded as well.
 ///
 /// # Errors
 /// As [`install`].
 pub fn install_with(lab: &Lab, more: &[&str]) -> Result<()> {
-    let image = tree().join("target/images/fairlead.tar");
+    load(lab, "fairlead.tar")?;
+    if more.iter().any(|argument| argument.contains(BGP)) {
+        load_bgp(lab)?;
+    }
+    install_chart(lab, more)
+}
+
+/// The value that switches BGP on.
+pub const BGP: &str = "speaker.bgp.enabled=true";
+
+/// Loads the image of the BGP daemon into all nodes, for an installation with [`BGP`].
+///
+/// # Errors
+/// When the image is not built.
+pub fn load_bgp(lab: &Lab) -> Result<()> {
+    load(lab, "fairlead-gobgp.tar")
+}
+
+fn load(lab: &Lab, archive: &str) -> Result<()> {
+    let image = tree().join("target/images").join(archive);
     if !image.is_file() {
         return Err(LabError::Refused(format!(
             "{} is missing: run `make images`",
             image.display()
         )));
     }
-    lab.load_image(&image)?;
-    install_chart(lab, more)
+    lab.load_image(&image)
 }
 
 /// Installs the chart, or upgrades to it, whether or not the nodes have the image, with more arguments for Helm.

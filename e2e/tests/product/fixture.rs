@@ -278,7 +278,12 @@ impl Drop for Fixture {
             .iter()
             .flat_map(|namespace| own(&format!("{namespace}/services"), ""))
             .collect();
-        for kind in ["l2advertisements", "addresspools"] {
+        for kind in [
+            "l2advertisements",
+            "bgpadvertisements",
+            "bgppeers",
+            "addresspools",
+        ] {
             paths.extend(own(&format!("/apis/fairlead.dev/v1alpha1/{kind}"), &self.name));
         }
         // All at once, then one by one until they are gone.

@@ -112,7 +112,7 @@ fn an_entry_of_addresses_is_a_cidr_a_range_or_an_address() {
     table.finish();
 }
 
-fn largest_selector() -> Value {
+pub fn largest_selector() -> Value {
     let labels: Vec<String> = (0..32).map(|n| format!("{n:0>63}")).collect();
     let requirement = |n: usize| json!({"key": format!("{}.example.com/k{n}", "a".repeat(60)), "operator": "In", "values": labels});
     json!({

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fairlead_core::config::{RawPool, compile};
+use fairlead_core::config::{RawPool, Written, compile};
 use fairlead_core::forward::{Forwarding, Local, Snapshot, plan};
 use fairlead_core::model::{
     AssignedRecord, ExternalAddress, ExternalRecord, Family, Node, NodeName, Protocol, Service, ServiceKey,
@@ -66,7 +66,7 @@ impl Cluster {
         let snapshot = Snapshot {
             services: &services,
             slices: &slices,
-            config: &compile(&[pool], &[]).config,
+            config: &compile(&Written::new(&[pool], &[])).config,
             class: ClassPolicy {
                 serve_classless: true,
                 metallb: false,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-use fairlead_core::announce::bgp::{Attributes, Wanted};
+use fairlead_core::announce::bgp::{Attributes, Treatment, Wanted};
 use fairlead_core::model::Family;
 use fairlead_gobgp::api;
 use ipnet::IpNet;
@@ -30,8 +30,6 @@ const LOCAL_PREF: u32 = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ClassId(pub [u32; 2]);
 
-type Treatment = BTreeMap<String, Attributes>;
-
 /// All classes, and the families of the routes that are in them.
 pub(super) type Classes<'a> = BTreeMap<ClassId, (&'a Treatment, BTreeSet<Family>)>;
 
@@ -41,6 +39,7 @@ pub(super) fn classes(wanted: &Wanted, own: OwnAddresses) -> (Classes<'_>, Vec<(
     let mut classes: Classes<'_> = BTreeMap::new();
     let mut routes = Vec::with_capacity(wanted.routes.len());
     for (prefix, treatment) in &wanted.routes {
+        let treatment = treatment.as_ref();
         let id = *known.entry(treatment).or_insert_with(|| class_id(treatment, own));
         let class = classes.entry(id).or_insert_with(|| (treatment, BTreeSet::new()));
         class.1.insert(Family::of(prefix.addr()));

@@ -10,6 +10,8 @@ use fairlead_runtime::link::{AddressReport, AgentReport, AgentView};
 
 use crate::links::Link;
 
+mod routed;
+
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 fn vip(last: u8) -> IpAddr {
@@ -141,6 +143,9 @@ struct Run {
     leaving: bool,
     departing: bool,
     sightings: Sightings,
+    established: BTreeSet<String>,
+    draining: BTreeMap<IpAddr, Duration>,
+    uptime: Duration,
 }
 
 fn run() -> Run {
@@ -151,6 +156,9 @@ fn run() -> Run {
         departing: false,
         sightings: Sightings::default(),
         ipvs: BTreeSet::new(),
+        established: BTreeSet::new(),
+        draining: BTreeMap::new(),
+        uptime: Duration::from_secs(1),
     }
 }
 
@@ -159,6 +167,10 @@ fn hold(last: u8, claim: i64) -> (IpAddr, Hold) {
 }
 
 fn decided(world: &World, run: &Run) -> Decision {
+    with_inputs(world, run, |inputs| decide(&world.index, inputs))
+}
+
+fn with_inputs(world: &World, run: &Run, decide: impl FnOnce(&Inputs) -> Decision) -> Decision {
     let now = Instant::now();
     let mut data_path = Memory::default();
     let programmed = AddressReport {
@@ -174,36 +186,39 @@ fn decided(world: &World, run: &Run) -> Decision {
         connected: true,
         last_seen: Some(now),
     });
-    decide(
-        &world.index,
-        &Inputs {
-            me: &"me".into(),
-            class: ClassPolicy {
-                serve_classless: true,
-                metallb: false,
-            },
-            links: &links(),
-            data_path: &data_path,
-            verdicts: &Verdicts::from([(ProbeTarget::Proxy { address: vip(11) }, run.verdict.clone())]),
-            gossip: &world.gossip,
-            disputes: &disputes::Known {
-                me: &"me".into(),
-                sightings: &run.sightings,
-                gossip: &world.gossip,
-                lost: &BTreeMap::new(),
-                ipvs: &run.ipvs,
-                held: &run.held,
-                now,
-            },
-            held: &run.held,
-            offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
-            eligible_since: &BTreeMap::new(),
-            leaving: run.leaving,
-            departing: run.departing,
-            now,
-            uptime: Duration::from_secs(1),
+    decide(&Inputs {
+        me: &"me".into(),
+        class: ClassPolicy {
+            serve_classless: true,
+            metallb: false,
         },
-    )
+        links: &links(),
+        data_path: &data_path,
+        verdicts: &Verdicts::from([(ProbeTarget::Proxy { address: vip(11) }, run.verdict.clone())]),
+        gossip: &world.gossip,
+        disputes: &disputes::Known {
+            me: &"me".into(),
+            sightings: &run.sightings,
+            gossip: &world.gossip,
+            lost: &BTreeMap::new(),
+            ipvs: &run.ipvs,
+            held: &run.held,
+            now,
+        },
+        held: &run.held,
+        offered: &[(vip(1), Duration::ZERO), (vip(2), Duration::ZERO)].into(),
+        eligible_since: &BTreeMap::new(),
+        routing: Routing {
+            enabled: true,
+            established: &run.established,
+            draining: &run.draining,
+            drain_time: Duration::from_secs(5),
+        },
+        leaving: run.leaving,
+        departing: run.departing,
+        now,
+        uptime: run.uptime,
+    })
 }
 
 fn reasons(decision: &Decision) -> Vec<(IpAddr, Reason)> {
@@ -473,6 +488,7 @@ fn targets_are_probed_as_their_pools_say_and_shared_ones_in_the_strictest_way() 
     let evaluation = |health| Evaluation {
         services: Vec::new(),
         outcome: Err(Refusal::new(Reason::ProbePending, "")),
+        bgp: None,
         probes: BTreeSet::from([target.clone()]),
         health,
     };

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use fairlead_api::NodeStateStatus;
-use fairlead_api::node_state::{GossipState, LISTED_MOST};
+use fairlead_api::node_state::{BgpState, GossipState, LISTED_MOST};
 use fairlead_core::announce::{Hold, Record};
 use fairlead_core::model::{Family, NodeName};
 use fairlead_runtime::link::SpeakerReport;
@@ -21,8 +21,9 @@ use crate::links::Links;
 use crate::membership::node::View;
 use crate::membership::seal::Key as GossipKey;
 use crate::membership::task::{Contents, Peers};
-use crate::membership::wire::{Key, Meta, encode_candidacy};
+use crate::membership::wire::{Key, Meta, ROUTED, encode_candidacy};
 use crate::metrics::Metrics;
+use crate::passwords::Passwords;
 use crate::publish::Desired;
 use crate::snapshot::{self, Claim, Snapshot};
 use crate::status::{Since, render};
@@ -38,6 +39,8 @@ pub(super) struct Outlets {
     pub contents: watch::Sender<Contents>,
     pub snapshots: watch::Sender<Option<Snapshot>>,
     pub keys: watch::Receiver<Vec<GossipKey>>,
+    /// Passwords of BGP sessions.
+    pub passwords: watch::Receiver<Passwords>,
     pub incarnation: i64,
     pub since: Since,
     pub port: u16,
@@ -57,6 +60,12 @@ pub(super) struct News<'a> {
     pub gossip: &'a View,
     pub data_path: &'a Memory,
     pub held: &'a BTreeMap<IpAddr, Hold>,
+    /// The addresses that routers may send packets for.
+    pub routed: BTreeSet<IpAddr>,
+    /// State of the sessions, if BGP is spoken.
+    pub bgp: Option<BgpState>,
+    /// Who this node is in them.
+    pub identity: &'a snapshot::Identity,
     pub leaving: bool,
     /// Nothing will follow.
     pub last: bool,
@@ -76,13 +85,14 @@ impl Outlets {
 
     pub(super) fn tell(&mut self, news: &News) {
         self.met.extend(news.gossip.live.iter().cloned());
-        let announcing: BTreeSet<IpAddr> = news.held.keys().copied().collect();
+        let held = news.held.keys();
+        let announcing: BTreeSet<IpAddr> = held.chain(&news.routed).copied().collect();
         let withdrawn = news.leaving && announcing.is_empty();
         self.tell_speakers(news);
         self.tell_agent(news, announcing, withdrawn);
         let gossip = self.gossip_state(news);
         let clock = (Instant::now(), Timestamp::now());
-        let status = render(
+        let mut status = render(
             news.decision,
             news.links,
             news.data_path,
@@ -91,6 +101,7 @@ impl Outlets {
             &mut self.since,
             clock,
         );
+        status.bgp.clone_from(&news.bgp);
         news.metrics.announced.set(status.announced_count);
         news.metrics.held_back.set(status.held_back_count);
         let claims = claims(news, self.snapshots.borrow().as_ref());
@@ -132,10 +143,21 @@ impl Outlets {
                 .map(|(node, meta)| (node.to_string(), macs(meta)))
                 .collect(),
             claims,
+            bgp: snapshot::Bgp::of(news.decision, self.readable_passwords(), news.identity.clone()),
             status: status.clone(),
             // When, and of which boot, is filled in when it is written.
             ..Snapshot::default()
         }
+    }
+
+    fn readable_passwords(&self) -> BTreeMap<String, String> {
+        let passwords = self.passwords.borrow();
+        let readable = passwords
+            .iter()
+            .filter_map(|(name, password)| Some((name, password.as_ref().ok()?)));
+        readable
+            .map(|(name, password)| (name.clone(), password.reveal().to_owned()))
+            .collect()
     }
 
     fn tell_speakers(&self, news: &News) {
@@ -143,6 +165,8 @@ impl Outlets {
         let mut contents: Contents = candidacies
             .map(|(address, candidacy)| (Key::address(*address), encode_candidacy(candidacy)))
             .collect();
+        let offers = news.decision.bgp.offers.iter();
+        contents.extend(offers.map(|address| (Key::route(*address), ROUTED.to_vec())));
         // All interfaces, since a node may begin to announce on any of them before the others have heard of it.
         let macs: BTreeSet<Mac> = news.links.values().map(|link| link.mac).collect();
         contents.insert(

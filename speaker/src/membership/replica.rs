@@ -78,6 +78,12 @@ impl Copy {
                 Some(candidacy) => record.candidacies.insert(address, candidacy),
                 None => record.candidacies.remove(&address),
             };
+        } else if let Some(address) = key.to_route() {
+            let record = Arc::make_mut(&mut self.record);
+            match value {
+                Some(_) => record.routed.insert(address),
+                None => record.routed.remove(&address),
+            };
         }
     }
 

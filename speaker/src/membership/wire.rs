@@ -131,14 +131,34 @@ impl Key {
 
     /// The address, if it is about one.
     pub fn to_address(&self) -> Option<IpAddr> {
+        address_of(&self.0)
+    }
+
+    /// An address that is offered by BGP. A speaker which knows only layer 2 does not take it for a candidacy.
+    pub fn route(address: IpAddr) -> Self {
+        let mut bytes = vec![1];
+        bytes.extend(Self::address(address).0);
+        Self(bytes.into())
+    }
+
+    /// The address, if it is about one that is offered by BGP.
+    pub fn to_route(&self) -> Option<IpAddr> {
         let (kind, rest) = self.0.split_first()?;
-        match kind {
-            4 => Some(IpAddr::from(<[u8; 4]>::try_from(rest).ok()?)),
-            6 => Some(IpAddr::from(<[u8; 16]>::try_from(rest).ok()?)),
-            _ => None,
-        }
+        (*kind == 1).then(|| address_of(rest))?
     }
 }
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let (kind, rest) = bytes.split_first()?;
+    match kind {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(rest).ok()?)),
+        6 => Some(IpAddr::from(<[u8; 16]>::try_from(rest).ok()?)),
+        _ => None,
+    }
+}
+
+/// Value of the entry of an address that is offered by BGP: there is nothing more to say yet.
+pub const ROUTED: &[u8] = &[1];
 
 /// What a speaker tells of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -537,6 +557,22 @@ mod tests {
         let mut bytes = meta.encode();
         bytes.push(1);
         assert_eq!(Meta::decode(&bytes), Ok(meta));
+    }
+
+    #[test]
+    fn an_offer_by_bgp_is_no_candidacy() {
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            let address: IpAddr = text.parse().unwrap();
+            let (route, candidacy) = (Key::route(address), Key::address(address));
+            assert_eq!((route.to_route(), route.to_address()), (Some(address), None));
+            assert_eq!(
+                (candidacy.to_route(), candidacy.to_address()),
+                (None, Some(address))
+            );
+        }
+        for none in [&[][..], &[0], &[1], &[1, 4], &[1, 4, 0, 0, 0], &[1, 9, 1]] {
+            assert_eq!(Key(none.into()).to_route(), None, "{none:?}");
+        }
     }
 
     #[test]

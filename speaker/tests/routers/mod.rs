@@ -249,7 +249,9 @@ pub fn route(wanted: &mut Wanted, prefix: &str, treatment: &[(&str, &Attributes)
         .iter()
         .map(|(name, attributes)| ((*name).to_owned(), (*attributes).clone()))
         .collect();
-    wanted.routes.insert(prefix.parse().expect("a prefix"), treatment);
+    wanted
+        .routes
+        .insert(prefix.parse().expect("a prefix"), treatment.into());
 }
 
 /// FRR's zebra and bgpd.

@@ -8,11 +8,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::index::{AdvertisementEntry, PoolEntry, StateEntry};
+use crate::index::{AdvertisementEntry, BgpAdvertisementEntry, PeerEntry, PoolEntry, StateEntry};
 use crate::view::NodeView;
 use crate::writes::Ended;
 
 mod announcing;
+mod bgp;
 mod configuration;
 mod external;
 mod lagging;
@@ -95,6 +96,11 @@ impl Cluster {
                 .index
                 .advertisements
                 .apply(&key, AdvertisementEntry::new(&typed(value))),
+            Object::Peer(_) => self.index.peers.apply(&key, PeerEntry::new(&typed(value))),
+            Object::BgpAdvertisement(_) => self
+                .index
+                .bgp_advertisements
+                .apply(&key, BgpAdvertisementEntry::new(&typed(value))),
             Object::State => self.index.state.apply(&key, StateEntry::new(&typed(value))),
         };
     }
@@ -139,14 +145,12 @@ impl Cluster {
     fn view(&mut self, node: &str, announced: &[(&str, i64)], held_back: &[(&str, Reason)]) {
         let ip = |text: &str| text.parse().unwrap();
         let view = NodeView {
-            node: node.into(),
             announced: announced.iter().map(|(text, claim)| (ip(text), *claim)).collect(),
             held_back: held_back
                 .iter()
                 .map(|(text, why)| (ip(text), (*why, "because".to_owned())))
                 .collect(),
-            conflicts: BTreeMap::new(),
-            network: vec![],
+            ..NodeView::empty(node.into())
         };
         self.index.views.apply(node, Some(view));
     }
@@ -258,6 +262,8 @@ fn listed() -> Index {
     index.services.reset(BTreeMap::new());
     index.pools.reset(BTreeMap::new());
     index.advertisements.reset(BTreeMap::new());
+    index.peers.reset(BTreeMap::new());
+    index.bgp_advertisements.reset(BTreeMap::new());
     index.nodes.reset(BTreeMap::new());
     index.namespaces.reset(BTreeMap::new());
     index.service_cidrs.reset(BTreeMap::new());

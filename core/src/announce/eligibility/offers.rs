@@ -61,10 +61,12 @@ impl<'a> Offers<'a> {
             return Ok(advertised);
         }
         let message = if of_pool().next().is_none() {
-            format!("no L2Advertisement selects AddressPool {pool}")
+            format!("no L2Advertisement or BGPAdvertisement selects AddressPool {pool}")
         } else {
             let service = &owner.first().key;
-            format!("no L2Advertisement of AddressPool {pool} selects the labels of {service}")
+            format!(
+                "no L2Advertisement or BGPAdvertisement of AddressPool {pool} selects the labels of {service}"
+            )
         };
         refuse(Reason::NoAdvertisement, message)
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Preference, RawAdvertisement, RawHealth, RawPool, compile};
+use crate::config::{BgpAdvertisement, Preference, RawAdvertisement, RawHealth, RawPool, Written, compile};
 use crate::model::{
     AssignedRecord, ExternalAddress, ExternalRecord, Protocol, SliceEndpoint, SlicePort, Wishes,
 };
@@ -15,6 +15,7 @@ struct World {
     slices: Vec<Slice>,
     node: Option<Node>,
     advertisements: Vec<RawAdvertisement>,
+    routed: Vec<BgpAdvertisement>,
     health: RawHealth,
     interfaces: BTreeMap<String, Interface>,
     leaving: bool,
@@ -83,6 +84,7 @@ fn world() -> World {
         slices: vec![endpoint("node2", "rs")],
         node: Some(testing::node("node1", "192.0.2.11")),
         advertisements: vec![advertisement(&[])],
+        routed: vec![],
         health: RawHealth::default(),
         interfaces: BTreeMap::from([
             ("eth0".into(), interface(true, "192.0.2.11/24")),
@@ -147,7 +149,9 @@ impl World {
             health: self.health.clone(),
             ..RawPool::default()
         };
-        let config = compile(&[pool], &self.advertisements).config;
+        let mut config = compile(&Written::new(&[pool], &self.advertisements)).config;
+        let routed = self.routed.iter().map(|one| (one.name.clone(), one.clone()));
+        config.bgp_advertisements = routed.collect();
         let class = ClassPolicy {
             serve_classless: true,
             metallb: false,
@@ -176,6 +180,8 @@ impl World {
         evaluation.outcome.expect("a candidate")
     }
 }
+
+mod routed;
 
 #[test]
 fn a_node_in_order_is_a_candidate_under_both_policies() {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::config::{RawPool, compile};
+use crate::config::{RawPool, Written, compile};
 use crate::model::{AssignedRecord, ExternalRecord, Service, Wishes};
 use crate::ownership::ClassPolicy;
 use crate::range::IpRange;
@@ -27,7 +27,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn rules(pools: &[RawPool]) -> Rules {
-    Rules::new(compile(pools, &[]).config, DEFAULT)
+    Rules::new(compile(&Written::new(pools, &[])).config, DEFAULT)
 }
 
 /// `rules` with the addresses of a node.

@@ -257,7 +257,7 @@ fn the_annotations_of_metallb_are_read_only_when_asked_to() {
     };
     for (metallb, expected) in [(false, "192.0.2.0/a"), (true, "192.0.2.5/a")] {
         let class = ClassPolicy { metallb, ..DEFAULT };
-        let config = compile(&[pool("a", &["192.0.2.0/29"])], &[]).config;
+        let config = compile(&Written::new(&[pool("a", &["192.0.2.0/29"])], &[])).config;
         let plan = plan_of(Rules::new(config, class), std::slice::from_ref(&service));
         assert_eq!(shown(&plan, "s"), expected);
     }

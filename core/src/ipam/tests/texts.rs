@@ -45,7 +45,7 @@ proptest! {
                 ..RawPool::default()
             })
             .collect();
-        let config = compile(&pools, &[]).config;
+        let config = compile(&Written::new(&pools, &[])).config;
         let ranges: Vec<&IpRange> = config.pools.values().flat_map(|pool| &pool.ranges).collect();
         for (n, range) in ranges.iter().enumerate() {
             prop_assert!(ranges[..n].iter().all(|other| !other.overlaps(range)), "{range}");

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use fairlead_core::announce::Candidacy;
 use proptest::prelude::*;
 
-use super::super::wire::{Message, encode_candidacy};
+use super::super::wire::{Message, ROUTED, encode_candidacy};
 use super::*;
 
 type Contents = BTreeMap<Key, Vec<u8>>;
@@ -276,4 +276,31 @@ proptest! {
             prop_assert_eq!(&shown, &said[n]);
         }
     }
+}
+
+#[test]
+fn offers_by_bgp_come_and_go_beside_candidacies() {
+    let address = IpAddr::from([192, 0, 0, 2]);
+    let mut wanted = contents([(2, 3)]);
+    wanted.insert(Key::route(address), ROUTED.to_vec());
+    let (mut writer, mut reader) = (Replica::new(name(0), 1), Replica::new(name(1), 1));
+    let mut told = |wanted: &Contents| {
+        for delta in writer.publish(wanted) {
+            reader.take(delta);
+        }
+        let records: BTreeMap<_, _> = reader.records().collect();
+        let record = records[&name(0)];
+        (
+            record.candidacies.len(),
+            record.routed.iter().copied().collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(told(&wanted), (1, vec![address]));
+    wanted.remove(&Key::address(address));
+    assert_eq!(told(&wanted), (0, vec![address]));
+    wanted.clear();
+    assert_eq!(told(&wanted), (0, vec![]));
+    // A newer speaker may say more of it.
+    wanted.insert(Key::route(address), vec![1, 7]);
+    assert_eq!(told(&wanted), (0, vec![address]));
 }

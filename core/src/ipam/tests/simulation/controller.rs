@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::world::{Event, Versioned, World, address};
-use crate::config::{RawPool, compile};
+use crate::config::{RawPool, Written, compile};
 use crate::ipam::{Decision, Ledger, Outcome, Rules};
 use crate::model::{AssignedRecord, ExternalRecord, Service, ServiceKey};
 use crate::range::IpRange;
@@ -243,7 +243,7 @@ impl Controller {
 fn rules(pools: &BTreeMap<String, Versioned<RawPool>>, node: bool) -> Rules {
     let raw: Vec<RawPool> = pools.values().map(|(_, pool)| pool.clone()).collect();
     let never = node.then(|| (IpRange::from(address(2)), "an address of node n".to_owned()));
-    Rules::new(compile(&raw, &[]).config, super::super::DEFAULT).with_never(never)
+    Rules::new(compile(&Written::new(&raw, &[])).config, super::super::DEFAULT).with_never(never)
 }
 
 /// Every address that a Service names.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::controller::{Controller, named};
 use super::world::{ADDRESSES, World, address};
-use crate::config::{Config, OnRemove, Pool, compile};
+use crate::config::{Config, OnRemove, Pool, Written, compile};
 use crate::ipam::wish::{ExternalWish, external_wish, wish};
 use crate::ipam::{Decision, Ledger, Outcome, Rules};
 use crate::model::{Family, Service, ServiceKey};
@@ -15,7 +15,7 @@ use crate::reason::Reason;
 /// No two Services own an address that they may not share, and may not have shared as somebody may yet see them.
 pub(super) fn no_address_twice(world: &World) {
     let raw: Vec<_> = world.pools.values().map(|(_, pool)| pool.clone()).collect();
-    let config = compile(&raw, &[]).config;
+    let config = compile(&Written::new(&raw, &[])).config;
     let services: Vec<&Service> = world.services.values().map(|(_, service)| service).collect();
     let owns = |service: &Service, address: IpAddr| {
         service.ingress.contains(&address) && owned(service, address, &config, super::super::DEFAULT).is_ok()
@@ -46,7 +46,7 @@ pub(super) fn no_address_twice(world: &World) {
 /// Nobody owns anything that another has, now that all is quiet.
 pub(super) fn no_double_assignment(world: &World) {
     let raw: Vec<_> = world.pools.values().map(|(_, pool)| pool.clone()).collect();
-    let config = compile(&raw, &[]).config;
+    let config = compile(&Written::new(&raw, &[])).config;
     let ownership = resolve(
         world.services.values().map(|(_, s)| s),
         &config,
@@ -266,5 +266,5 @@ fn denies(rules: &Rules, pool: &Pool, service: &Service) -> bool {
 /// The configuration as the API server has it.
 pub(super) fn config(world: &World) -> Config {
     let raw: Vec<_> = world.pools.values().map(|(_, pool)| pool.clone()).collect();
-    compile(&raw, &[]).config
+    compile(&Written::new(&raw, &[])).config
 }
