@@ -19,6 +19,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("ConfigMap", "configmaps", true),
     ("DaemonSet", "daemonsets", true),
     ("Deployment", "deployments", true),
+    ("EndpointSlice", "endpointslices", true),
     ("L2Advertisement", "l2advertisements", false),
     ("Namespace", "namespaces", false),
     ("Node", "nodes", false),

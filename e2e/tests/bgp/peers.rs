@@ -84,12 +84,16 @@ fn selectors_and_the_disabled_flag_decide_who_has_a_session() {
         let text = f.metrics(node("node1"));
         let own: Vec<&str> = text
             .lines()
-            .filter(|line| line.starts_with("fairlead_bgp_"))
+            .filter(|line| line.starts_with("fairlead_speaker_bgp_"))
             .collect();
-        let up = format!("fairlead_bgp_session_up{{peer=\"{NAME}\"}} 1");
-        let routes = format!("fairlead_bgp_prefixes_advertised{{peer=\"{NAME}\"}} 1");
+        let up = format!("fairlead_speaker_bgp_session_up{{peer=\"{NAME}\"}} 1");
+        let routes = format!("fairlead_speaker_bgp_prefixes_advertised{{peer=\"{NAME}\"}} 1");
         let has = |wanted: &str| own.contains(&wanted);
-        if has(&up) && has(&routes) && has("fairlead_bgp_routes 1") && has("fairlead_bgp_daemon_up 1") {
+        if has(&up)
+            && has(&routes)
+            && has("fairlead_speaker_bgp_routes 1")
+            && has("fairlead_speaker_bgp_daemon_up 1")
+        {
             Ok(())
         } else {
             Err(own.join("\n"))

@@ -240,9 +240,9 @@ fn sessions_of_every_kind_carry_routes() {
     // Each route went to its own peer alone.
     for (kind, route) in kinds.iter().zip(&routes) {
         let paths = if kind.asn == BIRD_ASN {
-            frr.paths(*route).unwrap()
+            frr.fib(*route).unwrap()
         } else {
-            bird.paths(*route).unwrap()
+            bird.fib(*route).unwrap()
         };
         assert!(paths.is_empty(), "{}: {paths:?}", kind.name);
     }
@@ -361,14 +361,16 @@ fn an_unnumbered_session_carries_routes_of_both_families() {
     });
     f.apply(&bgp::peer(&name, "", FRR_ASN, spec));
     let pool = f.pool("link", &["198.51.100.96/28", "fd00:b6b::/124"]);
-    for pool in [NAME, &pool] {
-        f.apply(&bgp::advertisement(pool, pool, json!({"peers": [name]})));
-    }
-    let v6 = json!({"ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"});
-    let other = IpNet::from(f.service("link", &pool, "Cluster", v6));
+    f.apply(&bgp::advertisement(&pool, &pool, json!({"peers": [name]})));
+    // Under Cluster: no route of the node leads over this link, so that what comes by it would count as its pods' under Local.
+    let of = |family: &str| {
+        let spec = json!({"ipFamilies": [family], "ipFamilyPolicy": "SingleStack"});
+        IpNet::from(f.service(&format!("link-{}", family.to_lowercase()), &pool, "Cluster", spec))
+    };
+    let routes = [of("IPv4"), of("IPv6")];
     let sessions = f.wait_sessions(&name, 1);
     println!("unnumbered: {sessions:?}");
-    for route in [f.web(), other] {
+    for route in routes {
         wait_for("the router to send over the link", SESSION, || {
             let hops = frr.fib(route).map_err(|e| e.to_string())?;
             match hops.as_slice() {
