@@ -4,6 +4,7 @@
 mod netns;
 mod routers;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::bgp::Attributes;
@@ -534,7 +535,7 @@ fn ten_thousand_routes() {
             ..plain()
         };
         for treatment in wanted.routes.values_mut() {
-            treatment.insert("router".to_owned(), less.clone());
+            Arc::make_mut(treatment).insert("router".to_owned(), less.clone());
         }
     });
     eventually("all are less preferred", || {
@@ -632,6 +633,12 @@ fn bfd_ends_a_session_whose_path_is_cut() {
             Err(text)
         }
     });
+    let (before, end) = (engine.times_up("router"), Instant::now() + Duration::from_secs(3));
+    println!("the session came up {before} times");
+    while Instant::now() < end {
+        assert_eq!(engine.session("router").state, State::Established, "BFD holds");
+    }
+    assert_eq!(engine.times_up("router"), before);
     // As when the node is powered off behind a switch: nothing comes or goes, and the router sees its carrier.
     let nft = |rules: &str| {
         let output = wire.speaker_program("nft").arg(rules).output().unwrap();
