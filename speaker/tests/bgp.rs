@@ -633,12 +633,11 @@ fn bfd_ends_a_session_whose_path_is_cut() {
             Err(text)
         }
     });
-    let (before, end) = (engine.times_up("router"), Instant::now() + Duration::from_secs(3));
-    println!("the session came up {before} times");
+    let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         assert_eq!(engine.session("router").state, State::Established, "BFD holds");
     }
-    assert_eq!(engine.times_up("router"), before);
+    assert_eq!(engine.times_up("router"), 1);
     // As when the node is powered off behind a switch: nothing comes or goes, and the router sees its carrier.
     let nft = |rules: &str| {
         let output = wire.speaker_program("nft").arg(rules).output().unwrap();
