@@ -42,15 +42,23 @@ fn v6(place: Place) -> IpAddr {
     place.uplink().unwrap().v6.into()
 }
 
-/// FRR on a node with a session to each router, which announces both addresses with some attributes.
+/// FRR on a node with a session to each router over IPv4, which announces both addresses with some attributes.
 fn announce(lab: &Lab, node: Place, nodes: &Nodes) -> Frr {
+    announce_over(lab, node, nodes, v4)
+}
+
+/// The same by way of the routers' addresses of one family.
+fn announce_over(lab: &Lab, node: Place, nodes: &Nodes, address: fn(Place) -> IpAddr) -> Frr {
     let mut neighbors = String::new();
     let mut active = String::new();
     for (router, asn) in [(Place::Router, FRR_ASN), (Place::Router2, BIRD_ASN)] {
-        let router = v4(router);
+        let router = address(router);
         neighbors += &format!(
             " neighbor {router} remote-as {asn}\n neighbor {router} timers 1 3\n neighbor {router} timers connect 1\n"
         );
+        if router.is_ipv6() {
+            neighbors += &format!(" neighbor {router} capability extended-nexthop\n");
+        }
         if nodes.bfd {
             neighbors += &format!(" neighbor {router} bfd profile fast\n");
         }
@@ -62,10 +70,11 @@ fn announce(lab: &Lab, node: Place, nodes: &Nodes) -> Frr {
     let config = format!(
         "bfd\n profile fast\n  detect-multiplier 3\n  transmit-interval 100\n  receive-interval 100\n exit\nexit\n\
          route-map OUT permit 10\n set community {NODE_ASN}:7 no-export\n set large-community {NODE_ASN}:1:2\n \
-         set metric 50\n set as-path prepend {NODE_ASN}\nexit\n\
-         router bgp {NODE_ASN}\n bgp router-id {id}\n no bgp ebgp-requires-policy\n no bgp network import-check\n \
+         set metric 50\n set as-path prepend {NODE_ASN}\n set local-preference 70\nexit\n\
+         router bgp {asn}\n bgp router-id {id}\n no bgp ebgp-requires-policy\n no bgp network import-check\n \
          no bgp default ipv4-unicast\n bgp graceful-restart-disable\n{neighbors} address-family ipv4 unicast\n  network {VIP4}\n{active} exit\n \
          address-family ipv6 unicast\n  network {VIP6}\n{active} exit\nexit\n",
+        asn = nodes.asn,
         id = v4(node)
     );
     Frr::start_at(lab, node, &config).unwrap()
@@ -161,6 +170,41 @@ fn both_routers_learn_a_route_with_what_it_carries() {
             .unwrap()
             .is_established()
     );
+}
+
+#[test]
+fn an_internal_session_and_an_external_one_over_ipv6() {
+    let (lab, _turn) = lab();
+    // The nodes have the AS number of the one router, and not that of the other.
+    let nodes = Nodes {
+        asn: FRR_ASN,
+        password: Some("other".into()),
+        ..Nodes::default()
+    };
+    let frr = Frr::start(&lab, &nodes).unwrap();
+    let bird = Bird::start(&lab, &nodes).unwrap();
+    let _node = announce_over(&lab, NODE1, &nodes, v6);
+    for vip in [VIP4, VIP6].map(prefix) {
+        frr.wait_leads_to(vip, &[NODE1], LIMIT).unwrap();
+        bird.wait_leads_to(vip, &[NODE1], LIMIT).unwrap();
+        // Also the routes of IPv4 (RFC 8950).
+        for hops in [frr.fib(vip).unwrap(), bird.fib(vip).unwrap()] {
+            assert!(hops.iter().all(IpAddr::is_ipv6), "{hops:?}");
+        }
+        let [internal, external] = [frr.paths(vip), bird.paths(vip)].map(|paths| paths.unwrap().remove(0));
+        for path in [&internal, &external] {
+            assert_eq!(path.leads_to(), Some(NODE1), "{path:?}");
+            assert!(path.used, "{path:?}");
+        }
+        assert_eq!(
+            (internal.as_path, internal.local_pref),
+            (vec![NODE_ASN], Some(70))
+        );
+        assert_eq!(external.as_path, [FRR_ASN, NODE_ASN]);
+    }
+    frr.wait_established(v6(NODE1), LIMIT).unwrap();
+    bird.wait_established(v6(NODE1), LIMIT).unwrap();
+    assert_eq!(frr.neighbor(v4(NODE1)).unwrap(), None);
 }
 
 #[test]

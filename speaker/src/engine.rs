@@ -457,6 +457,8 @@ impl Speaker {
         self.announcer
             .ask(&decision.questions(), links, &decision.speakers);
         self.tell_changes(&decision);
+        let before = self.last.as_ref().map(|last| &last.bgp);
+        routing::log_changes(before.unwrap_or(&Default::default()), &decision);
         self.held.clone_from(&decision.plan.held);
         self.offered.clone_from(&decision.plan.offered);
         self.eligible_since.clone_from(&decision.plan.eligible_since);
@@ -498,7 +500,7 @@ impl Speaker {
                 bgp: self
                     .router
                     .enabled()
-                    .then(|| report::state(&known.bgp, &decision.bgp.wanted, self.begun)),
+                    .then(|| report::state(&known.bgp, &decision.bgp, self.begun)),
                 identity: self.router.identity(),
                 leaving: known.leaving,
                 last: ends,

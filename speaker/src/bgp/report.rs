@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fairlead_api::node_state::{BgpSession, BgpState};
-use fairlead_core::announce::bgp::Wanted;
+use fairlead_core::announce::bgp::Plan;
 use fairlead_core::config::{Peer, PeerEndpoint};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,15 +15,15 @@ use crate::metrics::{Metrics, PeerLabels, SessionLabels};
 const LISTED: usize = 64;
 
 /// The state for people. A session that was never seen to change is as it is since `begun`.
-pub fn state(observed: &Observed, wanted: &Wanted, begun: Timestamp) -> BgpState {
+pub fn state(observed: &Observed, plan: &Plan, begun: Timestamp) -> BgpState {
     let (daemon, problem) = match &observed.daemon {
         DaemonState::Unasked => ("not asked yet", String::new()),
-        DaemonState::Up => ("running", String::new()),
+        DaemonState::Up => ("running", contradiction(plan)),
         DaemonState::Down(why) => ("awaited", format!("DaemonDown: {why}")),
         DaemonState::TooOld(why) => ("refused", format!("DaemonTooOld: {why}")),
     };
     let none = Session::default();
-    let sessions = wanted.sessions.iter().take(LISTED).map(|(name, peer)| {
+    let sessions = plan.wanted.sessions.iter().take(LISTED).map(|(name, peer)| {
         let session = observed.sessions.get(name).unwrap_or(&none);
         BgpSession {
             peer: name.clone(),
@@ -46,6 +46,18 @@ pub fn state(observed: &Observed, wanted: &Wanted, begun: Timestamp) -> BgpState
         sessions: sessions.collect(),
         routes: observed.routes as i64,
     }
+}
+
+/// What advertisements contradict each other in, told of one address.
+fn contradiction(plan: &Plan) -> String {
+    let Some((address, refusal)) = plan.conflicts.first_key_value() else {
+        return String::new();
+    };
+    let more = match plan.conflicts.len() - 1 {
+        0 => String::new(),
+        count => format!(", and {count} more"),
+    };
+    format!("{}: {address}{more}: {}", refusal.reason, refusal.message)
 }
 
 fn remote(session: &Session, peer: &Peer) -> String {
@@ -113,8 +125,10 @@ impl Meter {
 mod tests {
     use std::time::Duration;
 
+    use fairlead_core::announce::bgp::Wanted;
     use fairlead_core::config::RemoteAsn;
     use fairlead_core::model::Family;
+    use fairlead_core::reason::Reason;
 
     use super::*;
     use crate::bgp::Refusal;
@@ -153,6 +167,10 @@ mod tests {
             .into(),
             ..Wanted::default()
         };
+        let mut plan = Plan {
+            wanted,
+            ..Plan::default()
+        };
         let refused = Session {
             refusal: Some(Refusal::NoNeighbour("eth1".to_owned())),
             ..Session::default()
@@ -171,7 +189,7 @@ mod tests {
             routes: 4,
             ..Observed::default()
         };
-        let told = state(&observed, &wanted, Timestamp::UNIX_EPOCH);
+        let told = state(&observed, &plan, Timestamp::UNIX_EPOCH);
         let [tor, wire] = &told.sessions[..] else {
             panic!("{told:?}")
         };
@@ -191,6 +209,16 @@ mod tests {
             wire.last_error
         );
         assert_eq!(wire.since.0, Timestamp::UNIX_EPOCH);
+        assert_eq!(told.problem, "");
+        for last in [1, 2] {
+            let conflict =
+                fairlead_core::reason::Refusal::new(Reason::ConflictingAttributes, "a and b differ in med");
+            plan.conflicts.insert([192, 0, 2, last].into(), conflict);
+        }
+        assert_eq!(
+            state(&observed, &plan, Timestamp::UNIX_EPOCH).problem,
+            "ConflictingAttributes: 192.0.2.1, and 1 more: a and b differ in med"
+        );
 
         let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
         let mut meter = Meter::default();
@@ -205,10 +233,6 @@ mod tests {
         observed.sessions.clear();
         meter.observe(&observed, &metrics);
         assert_eq!(metrics.bgp_daemon_up.get(), 0);
-        assert!(
-            !state(&observed, &wanted, Timestamp::UNIX_EPOCH)
-                .problem
-                .is_empty()
-        );
+        assert!(!state(&observed, &plan, Timestamp::UNIX_EPOCH).problem.is_empty());
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use fairlead_bgpd::word::End;
 use fairlead_bgpd::{API_SOCKET, PARENT_SOCKET, heartbeat};
-use fairlead_core::announce::bgp::Wanted;
+use fairlead_core::announce::bgp::{Announced, Plan, Wanted};
 use fairlead_core::hash::{FNV_OFFSET, fnv1a};
 use fairlead_core::model::NodeName;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::bgp::report::Meter;
 use crate::bgp::{self, DaemonState, Input, Observed, OwnAddresses, State};
@@ -26,6 +26,9 @@ use crate::snapshot;
 const LAST_CHANGE: Duration = Duration::from_secs(2);
 /// How long an address counts as announced after its route was withdrawn: routers need a moment to do without it.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// Of more changes than this at once only the number is logged.
+const LOGGED_ONE_BY_ONE: usize = 10;
 
 /// How BGP is spoken.
 #[derive(Clone, Debug)]
@@ -223,6 +226,49 @@ impl Router {
             heart.abort();
         }
     }
+}
+
+/// Logs what begins and ends to be announced by BGP.
+pub(super) fn log_changes(before: &Plan, decision: &Decision) {
+    let now = &decision.bgp.announced;
+    // A session that comes or goes takes all its routes along.
+    let changed =
+        |address: &IpAddr| now.get(address).map(essence) != before.announced.get(address).map(essence);
+    let all = now.keys().chain(
+        before
+            .announced
+            .keys()
+            .filter(|address| !now.contains_key(*address)),
+    );
+    let changed: Vec<&IpAddr> = all.filter(|address| changed(address)).collect();
+    if changed.len() > LOGGED_ONE_BY_ONE {
+        info!(
+            changed = changed.len(),
+            addresses = now.len(),
+            "announcing by BGP"
+        );
+        return;
+    }
+    for address in changed {
+        if let Some(announced) = now.get(address) {
+            let Announced { peers, draining, .. } = announced;
+            info!(%address, ?peers, draining, "announcing by BGP");
+        } else {
+            let evaluation = decision.evaluations.get(address);
+            let refusal = evaluation
+                .and_then(|evaluation| evaluation.bgp_refusal())
+                .or(decision.bgp.refusals.get(address));
+            let reason = refusal.map_or_else(
+                || "no advertisement has it any more".to_owned(),
+                |refusal| format!("{}: {}", refusal.reason, refusal.message),
+            );
+            info!(%address, reason, "withdrawn from BGP");
+        }
+    }
+}
+
+fn essence(announced: &Announced) -> (&BTreeSet<String>, bool) {
+    (&announced.peers, announced.draining)
 }
 
 /// The peers with which a session is established.
