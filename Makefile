@@ -90,6 +90,12 @@ bench-failover: images ## What a client notices of faults: Fairlead and MetalLB,
 	trap 'target/release/lab down --name $(BENCH_LAB)' EXIT; \
 	target/release/bench_failover --name $(BENCH_LAB) $(ARGS)
 
+.PHONY: bench-failover-bgp
+bench-failover-bgp: images ## The same with BGP and a router that spreads over the nodes (ARGS="--scale": 10 000 addresses) (root)
+	$(CARGO) build --release -p fairlead-e2e --bins
+	trap 'target/release/lab down --name $(BENCH_LAB)-bgp' EXIT; \
+	target/release/bench_failover_bgp --name $(BENCH_LAB)-bgp $(ARGS)
+
 .PHONY: bench-speaker
 bench-speaker: images ## What idle speakers cost with 1000 Services, on a lab of their own (root)
 	$(CARGO) build --release -p fairlead-e2e --bins

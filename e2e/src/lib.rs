@@ -23,6 +23,7 @@ mod traffic;
 mod up;
 
 pub mod bench;
+pub mod bgp;
 pub mod client;
 pub mod components;
 pub mod failover;

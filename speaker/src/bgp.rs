@@ -128,6 +128,8 @@ pub struct Session {
     pub transitions: BTreeMap<State, u64>,
     /// Why it ended last, or what is not as it should be with it, in plain words.
     pub error: Option<String>,
+    /// What the attempts to make it come to, while it is not up.
+    pub attempts: Option<String>,
     /// Why it is not made.
     pub refusal: Option<Refusal>,
     /// Where the peer is: as given, or as found on the interface.

@@ -7,7 +7,7 @@ mod routers;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::bgp::Attributes;
-use fairlead_core::config::{GracefulRestart, RemoteAsn};
+use fairlead_core::config::{Bfd, GracefulRestart, RemoteAsn};
 use fairlead_core::model::Family;
 use fairlead_speaker::bgp::{DaemonState, OwnAddresses, Password, Refusal, State};
 use netns::Wire;
@@ -173,4 +173,489 @@ fn two_routers_get_each_what_is_for_it() {
         }
     });
     assert_eq!(engine.times_up("frr"), 1);
+}
+
+#[test]
+fn a_password_is_changed_for_one_session_alone() {
+    let wire = Wire::new();
+    let bgp = format!(
+        " neighbor 192.0.2.1 remote-as 64512\n neighbor 192.0.2.1 password first\n\
+         {} neighbor 198.51.100.1 remote-as 64512\n neighbor 198.51.100.1 password second\n{}",
+        activate("192.0.2.1"),
+        activate("198.51.100.1"),
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|input, wanted| {
+        for (name, address) in [("one", "192.0.2.2"), ("two", "198.51.100.2")] {
+            let mut peer = peer(name, 64512, RemoteAsn::External, address);
+            peer.password_secret = Some(name.to_owned());
+            add(wanted, peer);
+        }
+        let mut third = peer("three", 64512, RemoteAsn::Number(64513), "192.0.2.3");
+        third.password_secret = Some("unreadable".to_owned());
+        add(wanted, third);
+        route(wanted, VIP, &[("one", &plain()), ("two", &plain())]);
+        input
+            .passwords
+            .insert("one".to_owned(), Ok(Password::new("first")));
+        input
+            .passwords
+            .insert("two".to_owned(), Ok(Password::new("wrong")));
+        input
+            .passwords
+            .insert("unreadable".to_owned(), Err("not allowed".to_owned()));
+    });
+    engine.established(&["one"]);
+    // By its name it would be the first of the two.
+    engine.change(|_, wanted| add(wanted, peer("four", 64512, RemoteAsn::Number(64513), "192.0.2.2")));
+    engine.wait("the others are refused", |observed| {
+        let reason = |name: &str| observed.sessions.get(name).and_then(|seen| seen.refusal.clone());
+        reason("three") == Some(Refusal::PasswordMissing("not allowed".to_owned()))
+            && reason("four") == Some(Refusal::DuplicatePeer("one".to_owned()))
+    });
+    frr.expect(VIP);
+    assert_ne!(engine.session("two").state, State::Established);
+
+    engine.change(|input, _| {
+        input
+            .passwords
+            .insert("two".to_owned(), Ok(Password::new("second")));
+    });
+    engine.established(&["one", "two"]);
+    assert_eq!(engine.times_up("one"), 1);
+
+    // At the router, then here: the session is down in between, and the other is not.
+    frr.configure(64513, "neighbor 198.51.100.1 password third");
+    engine.wait("the session ends", |observed| {
+        observed.sessions["two"].state != State::Established
+    });
+    engine.change(|input, _| {
+        input
+            .passwords
+            .insert("two".to_owned(), Ok(Password::new("third")));
+    });
+    engine.established(&["one", "two"]);
+    assert_eq!(engine.times_up("one"), 1);
+    assert_eq!(engine.times_up("two"), 2);
+    assert!(
+        !format!("{:?}", engine.input.as_ref().unwrap().borrow()).contains("third"),
+        "passwords are not shown"
+    );
+}
+
+#[test]
+fn a_node_without_ipv4_says_its_ipv6_address() {
+    let wire = Wire::new();
+    let bgp = format!(
+        " neighbor 2001:db8::1 remote-as 64512\n neighbor 2001:db8::1 capability extended-nexthop\n{}",
+        activate("2001:db8::1")
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|input, wanted| {
+        input.addresses = OwnAddresses {
+            v4: None,
+            ..input.addresses
+        };
+        let mut router = peer("router", 64512, RemoteAsn::Number(64513), "2001:db8::2");
+        // By the router's advertisements the node gets another address, which the kernel would prefer.
+        router.source_address = Some("2001:db8::1".parse().unwrap());
+        add(wanted, router);
+        route(wanted, VIP, &[("router", &plain())]);
+        route(wanted, VIP6, &[("router", &plain())]);
+    });
+    for vip in [VIP, VIP6] {
+        let seen = frr.expect(vip);
+        assert_eq!(seen["nexthops"][0]["ip"], "2001:db8::1", "{seen}");
+    }
+    eventually("the kernel has it", || {
+        let text = wire.peer_ip(&format!("route show {}", VIP.trim_end_matches("/32")));
+        if text.contains("via inet6") {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+
+    // The node gets an IPv4 address: its routes say it, and the session goes on.
+    engine.change(|input, _| input.addresses.v4 = Some([192, 0, 2, 1].into()));
+    eventually("the route says the address", || {
+        let seen = frr.route(VIP);
+        if seen["nexthops"][0]["ip"] == "192.0.2.1" {
+            Ok(())
+        } else {
+            Err(seen.to_string())
+        }
+    });
+    assert_eq!(engine.times_up("router"), 1);
+}
+
+#[test]
+fn a_router_without_an_address_is_found_on_its_interface() {
+    let wire = Wire::new();
+    let bgp = " neighbor eth0 interface remote-as external\n \
+               address-family ipv4 unicast\n  neighbor eth0 activate\n exit-address-family\n \
+               address-family ipv6 unicast\n  neighbor eth0 activate\n exit-address-family\n";
+    let frr = Frr::start(
+        &wire,
+        64513,
+        bgp,
+        "interface eth0\n no ipv6 nd suppress-ra\n ipv6 nd ra-interval 3\nexit",
+    );
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        add(wanted, peer("router", 64512, RemoteAsn::External, "eth0"));
+        add(wanted, peer("nowhere", 64512, RemoteAsn::External, "eth7"));
+        let mut vrf = peer("red", 64512, RemoteAsn::External, "192.0.2.77");
+        vrf.vrf = Some("red".to_owned());
+        add(wanted, vrf);
+        route(wanted, VIP, &[("router", &plain())]);
+        route(wanted, VIP6, &[("router", &plain())]);
+    });
+    engine.established(&["router"]);
+    for vip in [VIP, VIP6] {
+        let seen = frr.expect(vip);
+        assert!(
+            seen["nexthops"][0]["ip"].as_str().unwrap().starts_with("fe80::"),
+            "{seen}"
+        );
+        assert_eq!(seen["valid"], true, "{seen}");
+    }
+    engine.wait("the others are refused", |observed| {
+        observed.sessions["nowhere"].refusal == Some(Refusal::NoInterface("eth7".to_owned()))
+            && observed.sessions["red"].refusal == Some(Refusal::NoVrf("red".to_owned()))
+    });
+}
+
+#[test]
+fn a_router_in_a_vrf_and_behind_a_ttl() {
+    let wire = Wire::new();
+    let add_vrf = wire
+        .speaker_program("ip")
+        .args(["link", "add", "red", "type", "vrf", "table", "10"])
+        .status();
+    let has_vrf = add_vrf.is_ok_and(|status| status.success());
+    if has_vrf {
+        wire.speaker_ip("link set red up");
+        wire.speaker_ip("link set eth1 master red");
+    } else {
+        println!("this kernel has no VRF devices: the session goes without");
+    }
+    let bgp = format!(
+        " neighbor 192.0.2.1 remote-as 64512\n neighbor 192.0.2.1 ttl-security hops 1\n\
+         {} neighbor 198.51.100.1 remote-as 64512\n neighbor 198.51.100.1 ebgp-multihop 5\n{}",
+        activate("192.0.2.1"),
+        activate("198.51.100.1"),
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        let mut secured = peer("secured", 64512, RemoteAsn::Number(64513), "192.0.2.2");
+        secured.ttl_security = Some(1);
+        secured.source_address = Some([192, 0, 2, 1].into());
+        add(wanted, secured);
+        let mut red = peer("red", 64512, RemoteAsn::Number(64513), "198.51.100.2");
+        red.vrf = has_vrf.then(|| "red".to_owned());
+        red.ebgp_multihop = Some(5);
+        add(wanted, red);
+        route(wanted, VIP, &[("red", &plain())]);
+        route(wanted, "203.0.113.2/32", &[("secured", &plain())]);
+    });
+    engine.established(&["secured", "red"]);
+    assert_eq!(frr.expect(VIP)["nexthops"][0]["ip"], "198.51.100.1");
+    assert_eq!(frr.expect("203.0.113.2/32")["nexthops"][0]["ip"], "192.0.2.1");
+}
+
+#[test]
+fn routes_stay_while_the_daemon_is_started_again() {
+    let wire = Wire::new();
+    let bgp = format!(
+        " neighbor 192.0.2.1 remote-as 64512\n neighbor 192.0.2.1 timers 3 9\n{}",
+        activate("192.0.2.1")
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let mut daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        for (name, address) in [("router", "192.0.2.2"), ("dead", "192.0.2.99")] {
+            let mut peer = peer(name, 64512, RemoteAsn::Number(64513), address);
+            peer.graceful_restart = Some(GracefulRestart {
+                restart_time: Duration::from_secs(60),
+                long_lived_time: Some(Duration::from_secs(600)),
+            });
+            add(wanted, peer);
+        }
+        for vip in [VIP, VIP6, "203.0.113.9/32"] {
+            route(wanted, vip, &[("router", &plain()), ("dead", &plain())]);
+        }
+    });
+    engine.established(&["router"]);
+    for vip in [VIP, VIP6, "203.0.113.9/32"] {
+        frr.expect(vip);
+    }
+
+    daemon.kill();
+    let killed = Instant::now();
+    engine.wait("the death is noticed", |observed| {
+        matches!(observed.daemon, DaemonState::Down(_))
+    });
+    println!("the daemon's death was noticed within {:?}", killed.elapsed());
+    // What changes meanwhile comes with the rest.
+    engine.change(|_, wanted| {
+        wanted.routes.remove(&"203.0.113.9/32".parse().unwrap());
+        route(wanted, "203.0.113.10/32", &[("router", &plain())]);
+    });
+    let there = || {
+        for vip in ["203.0.113.1", "2001:db8:ffff::1"] {
+            let text = wire.peer_ip(&format!(
+                "{} route show {vip}",
+                if vip.contains(':') { "-6" } else { "-4" }
+            ));
+            assert!(text.contains(vip), "{vip} has left the router's table");
+        }
+    };
+    there();
+    daemon.again(&wire);
+    eventually("the session is back, and the routes as they are now", || {
+        there();
+        let gone = frr.route("203.0.113.9/32").is_null();
+        let come = !frr.route("203.0.113.10/32").is_null();
+        if gone && come && engine.times_up("router") == 2 {
+            Ok(())
+        } else {
+            Err(frr.ask("show bgp ipv4 unicast"))
+        }
+    });
+    println!(
+        "the daemon was killed, started and at work again within {:?}",
+        killed.elapsed()
+    );
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        there();
+    }
+}
+
+#[test]
+fn a_speaker_that_starts_again_finds_all_as_it_was() {
+    let wire = Wire::new();
+    let bgp = format!(" neighbor 192.0.2.1 remote-as 64512\n{}", activate("192.0.2.1"));
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let ask = |engine: &mut Engine, vips: &[&str]| {
+        engine.change(|_, wanted| {
+            add(
+                wanted,
+                peer("router", 64512, RemoteAsn::Number(64513), "192.0.2.2"),
+            );
+            for vip in vips {
+                route(wanted, vip, &[("router", &plain())]);
+            }
+        });
+    };
+    let mut engine = Engine::start(&wire, &daemon);
+    ask(&mut engine, &[VIP, VIP6]);
+    engine.established(&["router"]);
+    frr.expect(VIP);
+    drop(engine);
+
+    let mut engine = Engine::start(&wire, &daemon);
+    ask(&mut engine, &[VIP, VIP6]);
+    engine.established(&["router"]);
+    engine.wait("all is there", |observed| {
+        observed.settled && observed.routes == 2
+    });
+    assert_eq!(engine.observed.borrow().applied, 0, "nothing was to be changed");
+    drop(engine);
+
+    let mut engine = Engine::start(&wire, &daemon);
+    ask(&mut engine, &[VIP]);
+    frr.expect_gone(VIP6);
+    assert!(!frr.route(VIP).is_null());
+    engine.established(&["router"]);
+    let text = frr.ask("show bgp neighbors 192.0.2.1 json");
+    assert!(
+        text.contains("\"connectionsEstablished\":1"),
+        "the session has gone on: {text}"
+    );
+}
+
+#[test]
+fn ten_thousand_routes() {
+    const COUNT: usize = 10_000;
+    let wire = Wire::new();
+    let bgp = format!(" neighbor 192.0.2.1 remote-as 64512\n{}", activate("192.0.2.1"));
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        add(
+            wanted,
+            peer("router", 64512, RemoteAsn::Number(64513), "192.0.2.2"),
+        )
+    });
+    engine.established(&["router"]);
+    let vip = |number: usize| format!("10.{}.{}.{}/32", number >> 16, number >> 8 & 255, number & 255);
+    let begun = Instant::now();
+    engine.change(|_, wanted| {
+        for number in 0..COUNT {
+            route(wanted, &vip(number), &[("router", &plain())]);
+        }
+    });
+    eventually("all routes are there", || match frr.count("ipv4") {
+        COUNT => Ok(()),
+        count => Err(count.to_string()),
+    });
+    println!(
+        "{COUNT} routes from wanted to the router's table: {:?}",
+        begun.elapsed()
+    );
+    engine.wait("it is told", |observed| observed.routes == COUNT);
+    println!(
+        "of this the daemon took {:?}",
+        engine.observed.borrow().apply_time
+    );
+
+    let begun = Instant::now();
+    engine.change(|_, wanted| {
+        wanted.routes.remove(&vip(77).parse().unwrap());
+    });
+    frr.expect_gone(&vip(77));
+    println!("one of them withdrawn: {:?}", begun.elapsed());
+
+    let begun = Instant::now();
+    engine.change(|_, wanted| {
+        let less = Attributes {
+            prepend: 3,
+            communities: [0xFFFF_0000].into(),
+            ..plain()
+        };
+        for treatment in wanted.routes.values_mut() {
+            treatment.insert("router".to_owned(), less.clone());
+        }
+    });
+    eventually("all are less preferred", || {
+        let text = frr.ask("show bgp ipv4 unicast community graceful-shutdown json");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        match value["routes"].as_object().map_or(0, serde_json::Map::len) {
+            count if count == COUNT - 1 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    });
+    println!("all treated otherwise: {:?}", begun.elapsed());
+}
+
+#[test]
+fn what_is_wrong_is_said_in_words() {
+    let wire = Wire::new();
+    let bgp = format!(
+        " neighbor 192.0.2.1 remote-as 64512\n{} neighbor 198.51.100.1 remote-as 64512\n{}",
+        activate("192.0.2.1"),
+        activate("198.51.100.1"),
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        add(
+            wanted,
+            peer("right", 64512, RemoteAsn::Number(64513), "192.0.2.2"),
+        );
+        add(
+            wanted,
+            peer("wrong", 64512, RemoteAsn::Number(64999), "198.51.100.2"),
+        );
+        add(wanted, peer("absent", 64512, RemoteAsn::External, "192.0.2.77"));
+        add(
+            wanted,
+            peer("stranger", 64512, RemoteAsn::External, "2001:db8::2"),
+        );
+    });
+    engine.established(&["right"]);
+    engine.wait("the router's OPEN does not fit", |observed| {
+        let attempts = observed.sessions["wrong"].attempts.clone();
+        attempts.is_some_and(|words| words.contains("another ASN"))
+    });
+    engine.wait("nobody is there", |observed| {
+        let attempts = observed.sessions["absent"].attempts.clone();
+        attempts.is_some_and(|words| words.contains("no TCP connection"))
+    });
+    engine.wait("the router does not know us", |observed| {
+        let attempts = observed.sessions["stranger"].attempts.clone();
+        attempts.is_some_and(|words| words.contains("may not know this node"))
+    });
+    frr.configure(64513, "neighbor 192.0.2.1 shutdown message maintenance");
+    engine.wait("the end is told", |observed| {
+        let error = observed.sessions["right"].error.clone();
+        error.is_some_and(|words| words.contains("the peer ended the session with a NOTIFICATION"))
+    });
+    println!("{:?}", engine.session("right").error);
+    frr.configure(64513, "no neighbor 192.0.2.1 shutdown");
+    engine.established(&["right"]);
+    assert_eq!(engine.session("right").error, None);
+}
+
+#[test]
+fn bfd_ends_a_session_whose_path_is_cut() {
+    let wire = Wire::new();
+    let bgp = format!(
+        " neighbor 192.0.2.1 remote-as 64512\n neighbor 192.0.2.1 bfd 3 100 100\n{}",
+        activate("192.0.2.1")
+    );
+    let frr = Frr::start(&wire, 64513, &bgp, "");
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        let mut peer = peer("router", 64512, RemoteAsn::Number(64513), "192.0.2.2");
+        let interval = Duration::from_millis(100);
+        peer.bfd = Some(Bfd {
+            receive_interval: interval,
+            transmit_interval: interval,
+            detect_multiplier: 3,
+        });
+        add(wanted, peer);
+        route(wanted, VIP, &[("router", &plain())]);
+    });
+    engine.established(&["router"]);
+    frr.expect(VIP);
+    engine.wait("BFD is up", |observed| {
+        observed.sessions["router"].bfd == Some(true)
+    });
+    eventually("BFD is up at the router", || {
+        let text = frr.ask("show bfd peers");
+        if text.contains("Status: up") {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    // As when the node is powered off behind a switch: nothing comes or goes, and the router sees its carrier.
+    let nft = |rules: &str| {
+        let output = wire.speaker_program("nft").arg(rules).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    nft("add table inet cut; \
+         add chain inet cut in { type filter hook input priority 0; policy drop; }; \
+         add chain inet cut out { type filter hook output priority 0; policy drop; }");
+    let cut = Instant::now();
+    frr.expect_gone(VIP);
+    println!("the router dropped the route {:?} after the cut", cut.elapsed());
+    assert!(
+        cut.elapsed() < Duration::from_secs(2),
+        "by BFD, not by the hold time"
+    );
+    engine.wait("it is seen here too", |observed| {
+        observed.sessions["router"]
+            .error
+            .as_ref()
+            .is_some_and(|error| error.contains("BFD lost it"))
+    });
+    nft("delete table inet cut");
+    engine.established(&["router"]);
+    frr.expect(VIP);
 }

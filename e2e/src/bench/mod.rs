@@ -1,5 +1,6 @@
 //! Benchmarks: a load in the lab, Fairlead and a peer beside it in one run, and figures of both.
 
+pub mod bgp;
 mod contender;
 pub mod controller;
 pub mod datapath;

@@ -25,6 +25,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("NodeState", "nodestates", false),
     ("Pod", "pods", true),
     ("RoleBinding", "rolebindings", true),
+    ("Secret", "secrets", true),
     ("Service", "services", true),
 ];
 

@@ -14,14 +14,15 @@ use super::{Session, State};
 pub(super) fn changed(session: &mut Session, wanted: &Peer, seen: &api::Peer, now: Timestamp) {
     let Some(state) = &seen.state else { return };
     enter(session, state_of(state), now);
-    session.remote_asn = (state.peer_asn != 0).then_some(state.peer_asn);
     let established = session.state == State::Established;
+    session.remote_asn = established.then_some(state.peer_asn);
     if established {
+        session.attempts = None;
         session.error = complaint(wanted, state);
     } else {
         session.families.clear();
         session.advertised.clear();
-        session.error = error(wanted, state).or_else(|| session.error.take());
+        session.error = excess(state).or_else(|| session.error.take());
     }
 }
 
@@ -44,6 +45,77 @@ pub(super) fn detail(session: &mut Session, wanted: &Peer, seen: &api::Peer) {
         .filter_map(|state| Some((family_of(state.family.as_ref())?, state.advertised)))
         .filter(|(family, _)| session.families.contains(family))
         .collect();
+}
+
+/// Messages by which attempts to make a session, and ends of one, are told apart: the daemon knows the reasons, but
+/// tells nothing but numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub opens_sent: u64,
+    opens_received: u64,
+    notifications_sent: u64,
+    notifications_received: u64,
+}
+
+impl Counters {
+    /// As the daemon counts them.
+    pub fn of(seen: &api::Peer) -> Self {
+        let messages = seen.state.as_ref().and_then(|state| state.messages.as_ref());
+        let sent = messages
+            .and_then(|messages| messages.sent.clone())
+            .unwrap_or_default();
+        let received = messages
+            .and_then(|messages| messages.received.clone())
+            .unwrap_or_default();
+        Self {
+            opens_sent: sent.open,
+            opens_received: received.open,
+            notifications_sent: sent.notification,
+            notifications_received: received.notification,
+        }
+    }
+}
+
+/// Why a session has ended that was up when the daemon had counted this.
+pub(super) fn end(wanted: &Peer, before: Counters, now: Counters) -> String {
+    if now.notifications_received > before.notifications_received {
+        return "the peer ended the session with a NOTIFICATION".to_owned();
+    }
+    if now.notifications_sent > before.notifications_sent {
+        let hold = format!(
+            "nothing was heard from the peer for the hold time ({:?} or less)",
+            wanted.hold_time
+        );
+        let bfd = if wanted.bfd.is_some() {
+            ", or BFD lost it"
+        } else {
+            ""
+        };
+        return format!("the session was ended here: {hold}{bfd}, or it sent what is not valid BGP");
+    }
+    "the connection to the peer was closed without a word".to_owned()
+}
+
+/// What the attempts to make the session have come to since the daemon had counted this.
+pub(super) fn attempts(wanted: &Peer, before: Counters, now: Counters) -> String {
+    let port = wanted.port;
+    if now.opens_sent <= before.opens_sent {
+        let password = if wanted.password_secret.is_some() {
+            ", or has another password"
+        } else {
+            ""
+        };
+        format!("no TCP connection comes about: the router does not answer at port {port}{password}")
+    } else if now.opens_received <= before.opens_received {
+        "the router closes the connection without a word: it may not know this node as a neighbour, or from another \
+         address"
+            .to_owned()
+    } else if now.notifications_sent > before.notifications_sent {
+        "what the router says in its OPEN does not fit: it may have another ASN than the BGPPeer says"
+            .to_owned()
+    } else {
+        "the router answers, and the session does not come up".to_owned()
+    }
 }
 
 /// The session is in this state from now on, if it was not before.
@@ -117,18 +189,13 @@ fn capabilities(seen: &api::Peer) -> impl Iterator<Item = &Cap> {
         .filter_map(|capability| capability.cap.as_ref())
 }
 
-fn error(wanted: &Peer, state: &api::PeerState) -> Option<String> {
-    if state.admin_state() == peer_state::AdminState::PfxCt {
-        return Some(format!(
+/// Too much was sent to us.
+fn excess(state: &api::PeerState) -> Option<String> {
+    (state.admin_state() == peer_state::AdminState::PfxCt).then(|| {
+        format!(
             "the peer sent more than {MOST_PREFIXES} prefixes, and the session was ended; none of them is used here, \
              so let it send fewer or none"
-        ));
-    }
-    let words = reason(state.disconnect_reason(), wanted)?;
-    // The message begins with the daemon's own word for the reason.
-    Some(match state.disconnect_message.trim().split_once(' ') {
-        Some((_, rest)) => format!("{words} ({rest})"),
-        None => words,
+        )
     })
 }
 
@@ -140,30 +207,4 @@ fn complaint(wanted: &Peer, state: &api::PeerState) -> Option<String> {
             state.peer_asn
         )
     })
-}
-
-fn reason(reason: peer_state::DisconnectReason, wanted: &Peer) -> Option<String> {
-    use peer_state::DisconnectReason as Reason;
-    let words = match reason {
-        Reason::Unspecified | Reason::Deconfigured => return None,
-        Reason::AdminDown => "the session was shut down here",
-        Reason::HoldTimerExpired => {
-            return Some(format!(
-                "nothing was heard from the peer for the hold time ({:?} or less)",
-                wanted.hold_time
-            ));
-        }
-        Reason::NotificationSent => "the session was ended here with a NOTIFICATION",
-        Reason::NotificationReceived => "the peer ended the session with a NOTIFICATION",
-        Reason::ReadFailed => "the connection to the peer was closed",
-        Reason::WriteFailed => "nothing could be sent to the peer",
-        // Not ends, but steps between attempts.
-        Reason::IdleTimerExpired => return None,
-        Reason::RestartTimerExpired => "the peer did not come back within the restart time",
-        Reason::GracefulRestart => "the peer restarts",
-        Reason::InvalidMsg => "the peer sent what is not valid BGP, or settings that do not fit ours",
-        Reason::HardReset => "the peer reset the session",
-        Reason::BadPeerAs => "the peer has another ASN than the BGPPeer says",
-    };
-    Some(words.to_owned())
 }

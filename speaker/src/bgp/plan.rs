@@ -68,7 +68,7 @@ impl Step {
 /// What the daemon is to have for this input, with the sessions that can be made.
 pub(super) fn goal(input: &Input, targets: &BTreeMap<String, Target>) -> Goal {
     let own: OwnAddresses = input.addresses;
-    let (classes, routes) = policy::classes(&input.wanted);
+    let (classes, routes) = policy::classes(&input.wanted, own);
     Goal {
         peers: targets
             .values()
@@ -84,9 +84,10 @@ pub(super) fn goal(input: &Input, targets: &BTreeMap<String, Target>) -> Goal {
 
 /// The steps from here to there.
 ///
-/// A session that is not to be, or not as it is, ends first. Statements come before the routes that need them, and
-/// routes before new sessions: after a restart of the daemon a router that kept our routes drops those that it has not
-/// heard again when it is told that these were all. What nothing needs any more goes last.
+/// A session that is not to be, or not as it is, ends first. Statements come before the routes that need them, and go
+/// after the last route that did. New sessions are last: no statement of another time may speak to them, and after a
+/// restart of the daemon a router that kept our routes drops those that it has not heard again when it is told that
+/// these were all.
 pub(super) fn steps(held: &Held, goal: &Goal) -> Vec<Step> {
     let mut steps = vec![];
     let same = |key: &String, fingerprint: &String| {
@@ -133,12 +134,6 @@ pub(super) fn steps(held: &Held, goal: &Goal) -> Vec<Step> {
         steps.push(Step::Paths(paths));
     }
 
-    let made = goal
-        .peers
-        .iter()
-        .filter(|(key, _)| !held.peers.get(*key).is_some_and(|print| same(key, print)));
-    steps.extend(made.map(|(_, peer)| Step::AddPeer(Box::new(peer.clone()))));
-
     let unused = held
         .statements
         .iter()
@@ -152,6 +147,12 @@ pub(super) fn steps(held: &Held, goal: &Goal) -> Vec<Step> {
         .iter()
         .filter(|(name, _)| !goal.policies.sets.contains_key(*name));
     steps.extend(unused.map(|(name, kind)| Step::DeleteSet(*kind, name.clone())));
+
+    let made = goal
+        .peers
+        .iter()
+        .filter(|(key, _)| !held.peers.get(*key).is_some_and(|print| same(key, print)));
+    steps.extend(made.map(|(_, peer)| Step::AddPeer(Box::new(peer.clone()))));
     steps
 }
 
@@ -193,3 +194,6 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ pub(super) const IMPORT: &str = "fairlead-import";
 /// LOCAL_PREF of routes that say none (RFC 4271 leaves it to us; all routers take 100).
 const LOCAL_PREF: u32 = 100;
 
-/// Which peers get a route, with what attributes: the same for the same content, in every process.
+/// Which peers get a route, with what attributes and next hops: the same for the same content, in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ClassId(pub [u32; 2]);
 
@@ -34,13 +34,13 @@ pub(super) struct ClassId(pub [u32; 2]);
 pub(super) type Classes<'a> = BTreeMap<ClassId, (&'a Treatment, BTreeSet<Family>)>;
 
 /// The classes of the wanted routes, and the class of each.
-pub(super) fn classes(wanted: &Wanted) -> (Classes<'_>, Vec<(IpNet, ClassId)>) {
+pub(super) fn classes(wanted: &Wanted, own: OwnAddresses) -> (Classes<'_>, Vec<(IpNet, ClassId)>) {
     let mut known: HashMap<&Treatment, ClassId> = HashMap::new();
     let mut classes: Classes<'_> = BTreeMap::new();
     let mut routes = Vec::with_capacity(wanted.routes.len());
     for (prefix, treatment) in &wanted.routes {
         let treatment = treatment.as_ref();
-        let id = *known.entry(treatment).or_insert_with(|| class_id(treatment));
+        let id = *known.entry(treatment).or_insert_with(|| class_id(treatment, own));
         let class = classes.entry(id).or_insert_with(|| (treatment, BTreeSet::new()));
         class.1.insert(Family::of(prefix.addr()));
         routes.push((prefix.trunc(), id));
@@ -48,9 +48,10 @@ pub(super) fn classes(wanted: &Wanted) -> (Classes<'_>, Vec<(IpNet, ClassId)>) {
     (classes, routes)
 }
 
-fn class_id(treatment: &Treatment) -> ClassId {
-    // All that is derived is in the text, in one order.
-    let digest = short_digest(format!("{treatment:?}").as_bytes());
+fn class_id(treatment: &Treatment, own: OwnAddresses) -> ClassId {
+    // Whose address is the next hop depends on which the node has: what a class says never changes.
+    let hops = (own.v4.is_some(), own.v6.is_some());
+    let digest = short_digest(format!("{treatment:?} {hops:?}").as_bytes());
     let part = |range| u32::from_str_radix(&digest[range], 16).unwrap_or_default();
     ClassId([part(0..8), part(8..16)])
 }

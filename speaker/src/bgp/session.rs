@@ -1,6 +1,6 @@
 //! One session as the daemon is told of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub(super) struct Target {
 /// What the node has, as far as it matters to a session.
 pub(super) struct Surroundings<'a> {
     pub input: &'a Input,
+    /// Names of the sessions that are with the daemon.
+    pub holders: &'a BTreeSet<String>,
     /// Routers by the interface they were found on.
     pub neighbours: &'a BTreeMap<String, Ipv6Addr>,
     /// Does the node have an interface of this name?
@@ -57,7 +59,11 @@ pub(super) struct Surroundings<'a> {
 pub(super) fn targets(around: &Surroundings<'_>) -> (BTreeMap<String, Target>, BTreeMap<String, Refusal>) {
     let (mut targets, mut refusals) = (BTreeMap::new(), BTreeMap::new());
     let mut keys: BTreeMap<String, String> = BTreeMap::new();
-    for (name, peer) in &around.input.wanted.sessions {
+    let sessions = || around.input.wanted.sessions.iter();
+    // Of two with one address the one that has the session keeps it.
+    let holds = |name: &String| around.holders.contains(name);
+    let holders = sessions().filter(|(name, _)| holds(name));
+    for (name, peer) in holders.chain(sessions().filter(|(name, _)| !holds(name))) {
         let checked = target(peer, around).and_then(|target| match keys.get(&target.key) {
             Some(other) => Err(Refusal::DuplicatePeer(other.clone())),
             None => Ok(target),
@@ -166,6 +172,8 @@ fn encode(peer: &Peer, key: &str, password: String) -> api::Peer {
                 connect_retry: seconds(peer.connect_retry_time),
                 hold_time: seconds(peer.hold_time),
                 keepalive_interval: seconds(peer.keepalive_time),
+                // After BFD has ended the session, too. The daemon's own is half a minute.
+                idle_hold_time_after_reset: 1,
                 ..api::TimersConfig::default()
             }),
             state: None,

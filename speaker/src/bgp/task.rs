@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use fairlead_core::config::PeerEndpoint;
 use fairlead_gobgp::{Daemon, Error, Events, api};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nix::net::if_::if_nametoindex;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use super::neighbour::Finder;
-use super::observe;
+use super::observe::{self, Counters};
 use super::plan::{self, Goal, Held, Step};
 use super::policy::{self, IMPORT, POLICY};
 use super::route::{self, Path};
@@ -25,8 +25,14 @@ use fairlead_core::model::Family;
 const RETRY: Duration = Duration::from_millis(200);
 /// Between two looks at what tells no changes: counts of routes, BFD, interfaces.
 const LOOK: Duration = Duration::from_secs(2);
+/// Attempts to make a session are spoken of when it has not come up for so long.
+const ATTEMPT: SignedDuration = SignedDuration::from_secs(4);
 /// A session by interface that does not come up is looked for anew after so long.
-const LOST: Duration = Duration::from_secs(15);
+const LOST: SignedDuration = SignedDuration::from_secs(15);
+
+/// A session that the daemon hears of first within so long from its start says that it restarts (RFC 4724 §4.1), so
+/// that the router keeps what it has until it has heard all anew. Longer than it takes to find routers on interfaces.
+const RESTART: Duration = Duration::from_secs(120);
 
 /// The ASN of the daemon as a whole. Every session names its own; it is the last of those for private use (RFC 6996),
 /// so that it needs never be changed.
@@ -43,6 +49,8 @@ pub fn start(settings: Settings, input: watch::Receiver<Option<Input>>) -> watch
         observed: Observed::default(),
         finder: Finder::new(),
         refusals: BTreeMap::new(),
+        counters: BTreeMap::new(),
+        ended: BTreeSet::new(),
     };
     tokio::spawn(task.run());
     observed
@@ -56,6 +64,10 @@ struct Task {
     finder: Finder,
     /// What the daemon said to sessions that it did not take, by their key, and what was asked.
     refusals: BTreeMap<String, (String, api::Peer)>,
+    /// What was counted when a session was last up, by name.
+    counters: BTreeMap<String, Counters>,
+    /// Sessions that have ended, and nobody has looked why.
+    ended: BTreeSet<String>,
 }
 
 /// Why work with a daemon has ended.
@@ -75,8 +87,10 @@ impl From<Error> for End {
 struct Link {
     daemon: Daemon,
     held: Held,
-    /// It has just been started, and the routers may still have the routes of the one before.
-    restarting: bool,
+    /// When it was started, if it was by us: the routers may still have the routes of the one before.
+    started: Option<Instant>,
+    /// The sessions that it was told of since.
+    told: BTreeSet<String>,
 }
 
 impl Task {
@@ -138,6 +152,8 @@ impl Task {
         };
         self.observed.daemon = DaemonState::Up;
         self.refusals.clear();
+        self.counters.clear();
+        self.ended.clear();
         let mut neighbours = self.finder.found();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -180,7 +196,7 @@ impl Task {
             listen_port: -1,
             ..api::Global::default()
         };
-        let restarting = match daemon.global().await? {
+        let fresh = match daemon.global().await? {
             Some(running) if running.asn == global.asn && running.router_id == global.router_id => false,
             Some(_) => {
                 info!("the BGP daemon runs with another identifier and is started anew");
@@ -196,7 +212,7 @@ impl Task {
         let events = daemon.watch().await?;
         let held = take_stock(&mut daemon).await?;
         info!(
-            restarting,
+            fresh,
             sessions = held.peers.len(),
             routes = held.paths.len(),
             "the BGP daemon is at work"
@@ -204,7 +220,8 @@ impl Task {
         let link = Link {
             daemon,
             held,
-            restarting,
+            started: fresh.then(Instant::now),
+            told: BTreeSet::new(),
         };
         Ok((link, events))
     }
@@ -223,8 +240,15 @@ impl Task {
             .collect();
         self.finder.look_at(interfaces);
         let neighbours = self.finder.found().borrow().clone();
+        let holders = self
+            .observed
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.peer.is_some());
+        let holders = holders.map(|(name, _)| name.clone()).collect();
         let (targets, mut refused) = session::targets(&Surroundings {
             input: &input,
+            holders: &holders,
             neighbours: &neighbours,
             has_interface: &|name| if_nametoindex(name).is_ok(),
         });
@@ -267,7 +291,6 @@ impl Task {
                 },
             }
         }
-        link.restarting = false;
         self.observed.applied += 1;
         self.observed.apply_time = begun.elapsed();
         Ok(())
@@ -308,11 +331,15 @@ impl Task {
             return false;
         };
         let mut session = session;
+        let was_up = session.state == State::Established;
         observe::changed(&mut session, wanted, seen, Timestamp::now());
-        let established = session.state == State::Established;
+        let is_up = session.state == State::Established;
         drop(input);
+        if was_up && !is_up {
+            self.ended.insert(name.clone());
+        }
         self.observed.sessions.insert(name, session);
-        established
+        was_up != is_up
     }
 
     fn find(&self, seen: &api::Peer) -> Option<(String, Session)> {
@@ -325,6 +352,7 @@ impl Task {
 
     /// Asks for what no event tells.
     async fn look(&mut self, link: &mut Link) -> Result<(), Error> {
+        let now = Timestamp::now();
         for seen in link.daemon.peers(true).await? {
             let Some((name, mut session)) = self.find(&seen) else {
                 continue;
@@ -333,6 +361,19 @@ impl Task {
             let wanted = input.as_ref().and_then(|input| input.wanted.sessions.get(&name));
             if let Some(wanted) = wanted {
                 observe::detail(&mut session, wanted, &seen);
+                let counters = Counters::of(&seen);
+                let before = self.counters.entry(name.clone()).or_default();
+                let waits = session
+                    .since
+                    .is_some_and(|since| now.duration_since(since) >= ATTEMPT);
+                if self.ended.remove(&name) && session.error.is_none() {
+                    session.error = Some(observe::end(wanted, *before, counters));
+                }
+                if session.state == State::Established || counters.opens_sent < before.opens_sent {
+                    *before = counters;
+                } else if waits {
+                    session.attempts = Some(observe::attempts(wanted, *before, counters));
+                }
             }
             drop(input);
             self.observed.sessions.insert(name, session);
@@ -355,7 +396,7 @@ impl Task {
             let down = session.state != State::Established && session.refusal.is_none();
             let long = session
                 .since
-                .is_some_and(|since| now.duration_since(since) >= LOST.try_into().unwrap_or_default());
+                .is_some_and(|since| now.duration_since(since) >= LOST);
             if down && long {
                 self.finder.forget(interface);
                 session.since = Some(now);
@@ -387,8 +428,11 @@ impl Link {
             }
             Step::AddPeer(peer) => {
                 let mut peer = (**peer).clone();
+                let first = self
+                    .told
+                    .insert(observe::key(&peer).unwrap_or_default().to_owned());
                 if let Some(restart) = &mut peer.graceful_restart {
-                    restart.local_restarting = self.restarting;
+                    restart.local_restarting = first && self.started.is_some_and(|at| at.elapsed() < RESTART);
                 }
                 daemon.add_peer(peer).await
             }

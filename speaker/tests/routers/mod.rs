@@ -89,6 +89,8 @@ impl Gobgpd {
 
     /// Starts it after it was killed.
     pub fn again(&mut self, wire: &Wire) {
+        // It does not take a socket's place that a daemon before it has left.
+        let _ = std::fs::remove_file(self.socket());
         let mut command = wire.speaker_program(&gobgpd());
         command.args([
             "--api-hosts",
