@@ -4,6 +4,7 @@
 mod netns;
 mod routers;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::bgp::Attributes;
@@ -346,8 +347,8 @@ fn a_router_in_a_vrf_and_behind_a_ttl() {
         println!("this kernel has no VRF devices: the session goes without");
     }
     let bgp = format!(
-        " neighbor 192.0.2.1 remote-as 64512\n neighbor 192.0.2.1 ttl-security hops 1\n\
-         {} neighbor 198.51.100.1 remote-as 64512\n neighbor 198.51.100.1 ebgp-multihop 5\n{}",
+        " neighbor 192.0.2.1 remote-as 4200000099\n neighbor 192.0.2.1 ttl-security hops 1\n\
+         {} neighbor 198.51.100.1 remote-as 4200000099\n neighbor 198.51.100.1 ebgp-multihop 5\n{}",
         activate("192.0.2.1"),
         activate("198.51.100.1"),
     );
@@ -355,11 +356,11 @@ fn a_router_in_a_vrf_and_behind_a_ttl() {
     let daemon = Gobgpd::start(&wire);
     let mut engine = Engine::start(&wire, &daemon);
     engine.change(|_, wanted| {
-        let mut secured = peer("secured", 64512, RemoteAsn::Number(64513), "192.0.2.2");
+        let mut secured = peer("secured", 4_200_000_099, RemoteAsn::Number(64513), "192.0.2.2");
         secured.ttl_security = Some(1);
         secured.source_address = Some([192, 0, 2, 1].into());
         add(wanted, secured);
-        let mut red = peer("red", 64512, RemoteAsn::Number(64513), "198.51.100.2");
+        let mut red = peer("red", 4_200_000_099, RemoteAsn::Number(64513), "198.51.100.2");
         red.vrf = has_vrf.then(|| "red".to_owned());
         red.ebgp_multihop = Some(5);
         add(wanted, red);
@@ -494,10 +495,8 @@ fn ten_thousand_routes() {
     let daemon = Gobgpd::start(&wire);
     let mut engine = Engine::start(&wire, &daemon);
     engine.change(|_, wanted| {
-        add(
-            wanted,
-            peer("router", 64512, RemoteAsn::Number(64513), "192.0.2.2"),
-        )
+        let router = peer("router", 64512, RemoteAsn::Number(64513), "192.0.2.2");
+        add(wanted, router);
     });
     engine.established(&["router"]);
     let vip = |number: usize| format!("10.{}.{}.{}/32", number >> 16, number >> 8 & 255, number & 255);
@@ -536,7 +535,7 @@ fn ten_thousand_routes() {
             ..plain()
         };
         for treatment in wanted.routes.values_mut() {
-            treatment.insert("router".to_owned(), less.clone());
+            Arc::make_mut(treatment).insert("router".to_owned(), less.clone());
         }
     });
     eventually("all are less preferred", || {
@@ -634,6 +633,12 @@ fn bfd_ends_a_session_whose_path_is_cut() {
             Err(text)
         }
     });
+    let (before, end) = (engine.times_up("router"), Instant::now() + Duration::from_secs(3));
+    println!("the session came up {before} times");
+    while Instant::now() < end {
+        assert_eq!(engine.session("router").state, State::Established, "BFD holds");
+    }
+    assert_eq!(engine.times_up("router"), before);
     // As when the node is powered off behind a switch: nothing comes or goes, and the router sees its carrier.
     let nft = |rules: &str| {
         let output = wire.speaker_program("nft").arg(rules).output().unwrap();
@@ -658,4 +663,50 @@ fn bfd_ends_a_session_whose_path_is_cut() {
     nft("delete table inet cut");
     engine.established(&["router"]);
     frr.expect(VIP);
+}
+
+#[test]
+fn a_router_that_sends_too_much_is_cut_off_alone() {
+    let wire = Wire::new();
+    let routes: String = (0..50_100)
+        .map(|number| {
+            format!(
+                "route 10.{}.{}.{}/32 blackhole; ",
+                number >> 16,
+                number >> 8 & 255,
+                number & 255
+            )
+        })
+        .collect();
+    let bird = Bird::start(
+        &wire,
+        &format!(
+            "protocol static {{ ipv4; {routes} }}
+             protocol bgp loud {{ local 192.0.2.2 port 1790 as 64513; neighbor 192.0.2.1 as 64512; ipv4 {{ import all; export all; }}; }}
+             protocol bgp quiet {{ local 198.51.100.2 port 1791 as 64514; neighbor 198.51.100.1 as 64512; ipv4 {{ import all; export none; }}; }}"
+        ),
+    );
+    let daemon = Gobgpd::start(&wire);
+    let mut engine = Engine::start(&wire, &daemon);
+    engine.change(|_, wanted| {
+        for (name, asn, address, port) in [
+            ("loud", 64513, "192.0.2.2", 1790),
+            ("quiet", 64514, "198.51.100.2", 1791),
+        ] {
+            let mut peer = peer(name, 64512, RemoteAsn::Number(asn), address);
+            peer.port = port;
+            peer.families = vec![Family::V4];
+            add(wanted, peer);
+        }
+        route(wanted, VIP, &[("loud", &plain()), ("quiet", &plain())]);
+    });
+    engine.wait("too much is too much", |observed| {
+        observed
+            .sessions
+            .get("loud")
+            .and_then(|seen| seen.error.as_ref())
+            .is_some_and(|error| error.contains("more than 50000 prefixes"))
+    });
+    engine.established(&["quiet"]);
+    bird.expect(VIP, &["BGP.next_hop: 198.51.100.1"]);
 }

@@ -1,7 +1,5 @@
 //! What the daemon says of a session, in our words.
 
-use std::net::IpAddr;
-
 use fairlead_core::config::{Peer, RemoteAsn};
 use fairlead_core::model::Family;
 use fairlead_gobgp::api::{self, capability::Cap, peer_state};
@@ -22,12 +20,12 @@ pub(super) fn changed(session: &mut Session, wanted: &Peer, seen: &api::Peer, no
     } else {
         session.families.clear();
         session.advertised.clear();
-        session.error = excess(state).or_else(|| session.error.take());
+        session.error = excess(seen).or_else(|| session.error.take());
     }
 }
 
-/// What no event tells: families, numbers of routes, BFD.
-pub(super) fn detail(session: &mut Session, wanted: &Peer, seen: &api::Peer) {
+/// What no event tells: families, BFD, and if they were `counted` the numbers of routes.
+pub(super) fn detail(session: &mut Session, wanted: &Peer, seen: &api::Peer, counted: bool) {
     let Some(state) = &seen.state else { return };
     session.bfd = match (&wanted.bfd, &state.bfd_state) {
         (Some(_), Some(bfd)) => Some(bfd.session_state() == api::BfdSessionState::Up),
@@ -40,6 +38,9 @@ pub(super) fn detail(session: &mut Session, wanted: &Peer, seen: &api::Peer) {
         return;
     }
     session.families = families(seen);
+    if !counted {
+        return;
+    }
     let states = seen.afi_safis.iter().filter_map(|family| family.state.as_ref());
     session.advertised = states
         .filter_map(|state| Some((family_of(state.family.as_ref())?, state.advertised)))
@@ -61,11 +62,9 @@ impl Counters {
     /// As the daemon counts them.
     pub fn of(seen: &api::Peer) -> Self {
         let messages = seen.state.as_ref().and_then(|state| state.messages.as_ref());
-        let sent = messages
-            .and_then(|messages| messages.sent.clone())
-            .unwrap_or_default();
+        let sent = messages.and_then(|messages| messages.sent).unwrap_or_default();
         let received = messages
-            .and_then(|messages| messages.received.clone())
+            .and_then(|messages| messages.received)
             .unwrap_or_default();
         Self {
             opens_sent: sent.open,
@@ -134,12 +133,6 @@ pub(super) fn key(seen: &api::Peer) -> Option<&str> {
     Some(conf.neighbor_address.as_str()).filter(|address| !address.is_empty())
 }
 
-/// The address of the peer.
-pub(super) fn address(seen: &api::Peer) -> Option<IpAddr> {
-    let key = key(seen)?;
-    key.split('%').next()?.parse().ok()
-}
-
 fn state_of(state: &api::PeerState) -> State {
     match state.session_state() {
         peer_state::SessionState::Unspecified | peer_state::SessionState::Idle => State::Idle,
@@ -190,7 +183,8 @@ fn capabilities(seen: &api::Peer) -> impl Iterator<Item = &Cap> {
 }
 
 /// Too much was sent to us.
-fn excess(state: &api::PeerState) -> Option<String> {
+pub(super) fn excess(seen: &api::Peer) -> Option<String> {
+    let state = seen.state.as_ref()?;
     (state.admin_state() == peer_state::AdminState::PfxCt).then(|| {
         format!(
             "the peer sent more than {MOST_PREFIXES} prefixes, and the session was ended; none of them is used here, \

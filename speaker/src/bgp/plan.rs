@@ -86,8 +86,8 @@ pub(super) fn goal(input: &Input, targets: &BTreeMap<String, Target>) -> Goal {
 ///
 /// A session that is not to be, or not as it is, ends first. Statements come before the routes that need them, and go
 /// after the last route that did. New sessions are last: no statement of another time may speak to them, and after a
-/// restart of the daemon a router that kept our routes drops those that it has not heard again when it is told that
-/// these were all.
+/// restart of the daemon a router that kept our routes (RFC 4724) drops those that it has not heard again when it is
+/// told that these were all.
 pub(super) fn steps(held: &Held, goal: &Goal) -> Vec<Step> {
     let mut steps = vec![];
     let same = |key: &String, fingerprint: &String| {
@@ -119,6 +119,25 @@ pub(super) fn steps(held: &Held, goal: &Goal) -> Vec<Step> {
         ));
     }
 
+    let made = goal
+        .peers
+        .iter()
+        .filter(|(key, _)| !held.peers.get(*key).is_some_and(|print| same(key, print)));
+    let made: Vec<&api::Peer> = made.map(|(_, peer)| peer).collect();
+    let add = |peer: &api::Peer| Step::AddPeer(Box::new(peer.clone()));
+    // The daemon takes more than a second to connect. If it has nothing at all, that is not to come on top of the time
+    // that many routes take.
+    let nothing = held.paths.is_empty() && held.statements.is_empty();
+    let early = |peer: &&api::Peer| {
+        nothing
+            && !peer
+                .graceful_restart
+                .as_ref()
+                .is_some_and(|restart| restart.enabled)
+    };
+    let (first, made): (Vec<_>, Vec<_>) = made.into_iter().partition(early);
+    steps.extend(first.into_iter().map(add));
+
     let set = goal
         .paths
         .iter()
@@ -148,11 +167,7 @@ pub(super) fn steps(held: &Held, goal: &Goal) -> Vec<Step> {
         .filter(|(name, _)| !goal.policies.sets.contains_key(*name));
     steps.extend(unused.map(|(name, kind)| Step::DeleteSet(*kind, name.clone())));
 
-    let made = goal
-        .peers
-        .iter()
-        .filter(|(key, _)| !held.peers.get(*key).is_some_and(|print| same(key, print)));
-    steps.extend(made.map(|(_, peer)| Step::AddPeer(Box::new(peer.clone()))));
+    steps.extend(made.into_iter().map(add));
     steps
 }
 

@@ -5,38 +5,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fairlead_core::config::PeerEndpoint;
-use fairlead_gobgp::{Daemon, Error, Events, api};
+use fairlead_gobgp::{Error, api};
 use jiff::{SignedDuration, Timestamp};
 use nix::net::if_::if_nametoindex;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use super::link::Link;
 use super::neighbour::Finder;
 use super::observe::{self, Counters};
-use super::plan::{self, Goal, Held, Step};
-use super::policy::{self, IMPORT, POLICY};
-use super::route::{self, Path};
-use super::session::{self, Surroundings, Target, family_of};
+use super::plan::{self, Goal, Step};
+use super::session::{self, Surroundings, Target};
 use super::{DaemonState, Input, Observed, Refusal, Session, Settings, State};
-use fairlead_core::model::Family;
 
 /// Between two attempts to reach the daemon.
 const RETRY: Duration = Duration::from_millis(200);
+/// Between two attempts with a daemon that refuses what it is told.
+const REFUSED: Duration = Duration::from_secs(3);
 /// Between two looks at what tells no changes: counts of routes, BFD, interfaces.
 const LOOK: Duration = Duration::from_secs(2);
+/// A session that was ended because too much was sent is tried again after so long.
+const PAUSE: SignedDuration = SignedDuration::from_secs(300);
+/// Routes that were sent are counted when something has changed, and again after so long: it costs the daemon a walk
+/// through all routes with all statements.
+const COUNT: Duration = Duration::from_secs(60);
 /// Attempts to make a session are spoken of when it has not come up for so long.
 const ATTEMPT: SignedDuration = SignedDuration::from_secs(4);
 /// A session by interface that does not come up is looked for anew after so long.
 const LOST: SignedDuration = SignedDuration::from_secs(15);
-
-/// A session that the daemon hears of first within so long from its start says that it restarts (RFC 4724 §4.1), so
-/// that the router keeps what it has until it has heard all anew. Longer than it takes to find routers on interfaces.
-const RESTART: Duration = Duration::from_secs(120);
-
-/// The ASN of the daemon as a whole. Every session names its own; it is the last of those for private use (RFC 6996),
-/// so that it needs never be changed.
-const GLOBAL_ASN: u32 = 4_294_967_294;
 
 /// Starts the task. It does nothing until there is an input: a speaker that starts beside a daemon with routes must not
 /// take them away before it knows what is wanted. It ends with the sender of the input, and leaves the daemon as it is.
@@ -50,6 +47,8 @@ pub fn start(settings: Settings, input: watch::Receiver<Option<Input>>) -> watch
         finder: Finder::new(),
         refusals: BTreeMap::new(),
         counters: BTreeMap::new(),
+        counted: None,
+        names: BTreeMap::new(),
         ended: BTreeSet::new(),
     };
     tokio::spawn(task.run());
@@ -66,6 +65,10 @@ struct Task {
     refusals: BTreeMap<String, (String, api::Peer)>,
     /// What was counted when a session was last up, by name.
     counters: BTreeMap<String, Counters>,
+    /// When the routes that were sent were counted, if nothing has changed since.
+    counted: Option<Instant>,
+    /// Names of the sessions by what the daemon calls them.
+    names: BTreeMap<String, String>,
     /// Sessions that have ended, and nobody has looked why.
     ended: BTreeSet<String>,
 }
@@ -83,27 +86,20 @@ impl From<Error> for End {
     }
 }
 
-/// A daemon at work.
-struct Link {
-    daemon: Daemon,
-    held: Held,
-    /// When it was started, if it was by us: the routers may still have the routes of the one before.
-    started: Option<Instant>,
-    /// The sessions that it was told of since.
-    told: BTreeSet<String>,
-}
-
 impl Task {
     async fn run(mut self) {
         if self.input.wait_for(Option::is_some).await.is_err() {
             return;
         }
         loop {
-            match self.work().await {
+            let retry = match self.work().await {
                 End::Over => return,
-                End::Failed(error) => self.down(&error),
-            }
-            tokio::time::sleep(RETRY).await;
+                End::Failed(error) => {
+                    self.down(&error);
+                    if error.lost() { RETRY } else { REFUSED }
+                }
+            };
+            tokio::time::sleep(retry).await;
             if self.input.has_changed().is_err() {
                 return;
             }
@@ -146,13 +142,14 @@ impl Task {
 
     /// Works with one daemon until it goes away.
     async fn work(&mut self) -> End {
-        let (mut link, mut events) = match self.begin().await {
+        let (mut link, mut events) = match Link::begin(&self.settings).await {
             Ok(begun) => begun,
             Err(error) => return End::Failed(error),
         };
         self.observed.daemon = DaemonState::Up;
         self.refusals.clear();
         self.counters.clear();
+        self.counted = None;
         self.ended.clear();
         let mut neighbours = self.finder.found();
         let mut look = tokio::time::interval(LOOK);
@@ -185,45 +182,6 @@ impl Task {
                 }
             };
         }
-    }
-
-    async fn begin(&self) -> Result<(Link, Events), Error> {
-        let mut daemon = Daemon::connect(&self.settings.socket).await?;
-        let global = api::Global {
-            asn: GLOBAL_ASN,
-            router_id: self.settings.router_id.to_string(),
-            // No listener: the port may be somebody else's, and routers are called, not answered.
-            listen_port: -1,
-            ..api::Global::default()
-        };
-        let fresh = match daemon.global().await? {
-            Some(running) if running.asn == global.asn && running.router_id == global.router_id => false,
-            Some(_) => {
-                info!("the BGP daemon runs with another identifier and is started anew");
-                daemon.stop(false).await?;
-                daemon.start(global).await?;
-                false
-            }
-            None => {
-                daemon.start(global).await?;
-                true
-            }
-        };
-        let events = daemon.watch().await?;
-        let held = take_stock(&mut daemon).await?;
-        info!(
-            fresh,
-            sessions = held.peers.len(),
-            routes = held.paths.len(),
-            "the BGP daemon is at work"
-        );
-        let link = Link {
-            daemon,
-            held,
-            started: fresh.then(Instant::now),
-            told: BTreeSet::new(),
-        };
-        Ok((link, events))
     }
 
     /// Brings the daemon to what is wanted now.
@@ -291,6 +249,7 @@ impl Task {
                 },
             }
         }
+        self.counted = None;
         self.observed.applied += 1;
         self.observed.apply_time = begun.elapsed();
         Ok(())
@@ -304,6 +263,10 @@ impl Task {
         mut refused: BTreeMap<String, Refusal>,
         link: &Link,
     ) {
+        let taken = targets.iter().filter(|(name, _)| !refused.contains_key(*name));
+        self.names = taken
+            .map(|(name, target)| (target.key.clone(), name.clone()))
+            .collect();
         let sessions = &mut self.observed.sessions;
         sessions.retain(|name, _| input.wanted.sessions.contains_key(name));
         for name in input.wanted.sessions.keys() {
@@ -339,28 +302,38 @@ impl Task {
             self.ended.insert(name.clone());
         }
         self.observed.sessions.insert(name, session);
+        if was_up != is_up {
+            self.counted = None;
+        }
         was_up != is_up
     }
 
     fn find(&self, seen: &api::Peer) -> Option<(String, Session)> {
-        let address = observe::address(seen)?;
-        let mut sessions = self.observed.sessions.iter();
-        let (name, session) =
-            sessions.find(|(_, session)| session.peer == Some(address) && session.refusal.is_none())?;
-        Some((name.clone(), session.clone()))
+        let name = self.names.get(observe::key(seen)?)?;
+        Some((name.clone(), self.observed.sessions.get(name)?.clone()))
     }
 
     /// Asks for what no event tells.
     async fn look(&mut self, link: &mut Link) -> Result<(), Error> {
         let now = Timestamp::now();
-        for seen in link.daemon.peers(true).await? {
+        let count = self.counted.is_none_or(|at| at.elapsed() >= COUNT);
+        for seen in link.daemon.peers(count).await? {
             let Some((name, mut session)) = self.find(&seen) else {
                 continue;
             };
+            let key = observe::key(&seen).unwrap_or_default();
+            if observe::excess(&seen).is_some()
+                && session
+                    .since
+                    .is_some_and(|since| now.duration_since(since) >= PAUSE)
+            {
+                link.daemon.delete_peer(key).await?;
+                link.held.peers.remove(key);
+            }
             let input = self.input.borrow();
             let wanted = input.as_ref().and_then(|input| input.wanted.sessions.get(&name));
             if let Some(wanted) = wanted {
-                observe::detail(&mut session, wanted, &seen);
+                observe::detail(&mut session, wanted, &seen, count);
                 let counters = Counters::of(&seen);
                 let before = self.counters.entry(name.clone()).or_default();
                 let waits = session
@@ -377,6 +350,9 @@ impl Task {
             }
             drop(input);
             self.observed.sessions.insert(name, session);
+        }
+        if count {
+            self.counted = Some(Instant::now());
         }
         Ok(())
     }
@@ -403,136 +379,4 @@ impl Task {
             }
         }
     }
-}
-
-impl Link {
-    async fn make(&mut self, step: &Step) -> Result<(), Error> {
-        debug!(step = step.name(), "the BGP daemon is told");
-        let daemon = &mut self.daemon;
-        match step {
-            Step::DeletePeer(key) => daemon.delete_peer(key).await,
-            Step::AddSet(set) => daemon.set_defined_set(set.clone()).await,
-            Step::AddStatements(statements) => {
-                let policy = api::Policy {
-                    name: POLICY.to_owned(),
-                    statements: statements.clone(),
-                };
-                daemon.add_policy(policy).await
-            }
-            Step::Paths(paths) => {
-                let encode = |(prefix, path): &(_, Option<Path>)| match path {
-                    Some(path) => path.encode(*prefix),
-                    None => route::withdrawal(*prefix),
-                };
-                daemon.add_paths(paths.iter().map(encode).collect()).await
-            }
-            Step::AddPeer(peer) => {
-                let mut peer = (**peer).clone();
-                let first = self
-                    .told
-                    .insert(observe::key(&peer).unwrap_or_default().to_owned());
-                if let Some(restart) = &mut peer.graceful_restart {
-                    restart.local_restarting = first && self.started.is_some_and(|at| at.elapsed() < RESTART);
-                }
-                daemon.add_peer(peer).await
-            }
-            Step::DeleteStatements(names) => delete_statements(daemon, names).await,
-            Step::DeleteSet(kind, name) => {
-                let kind = api::DefinedType::try_from(*kind).unwrap_or_default();
-                daemon.delete_defined_set(kind, name).await
-            }
-        }
-    }
-}
-
-/// The daemon forgets statements with the policy only when the policy goes too.
-async fn delete_statements(daemon: &mut Daemon, names: &[String]) -> Result<(), Error> {
-    let statement = |name: &String| api::Statement {
-        name: name.clone(),
-        ..api::Statement::default()
-    };
-    let policy = api::Policy {
-        name: POLICY.to_owned(),
-        statements: names.iter().map(statement).collect(),
-    };
-    daemon.delete_policy(policy, false).await?;
-    for name in names {
-        daemon.delete_statement(name).await?;
-    }
-    Ok(())
-}
-
-/// Makes sure that the daemon rejects what no statement accepts, and reads all that it has.
-async fn take_stock(daemon: &mut Daemon) -> Result<Held, Error> {
-    let mut held = Held::default();
-    let policies = daemon.policies().await?;
-    let mut used: BTreeSet<String> = BTreeSet::new();
-    for policy in &policies {
-        let names = policy.statements.iter().map(|statement| statement.name.clone());
-        used.extend(names.clone());
-        if policy.name == POLICY {
-            held.statements.extend(names);
-        }
-    }
-    // Left by a speaker that was ended between two calls.
-    for statement in daemon
-        .statements()
-        .await?
-        .iter()
-        .filter(|statement| !used.contains(&statement.name))
-    {
-        daemon.delete_statement(&statement.name).await?;
-    }
-    for policy in [policy::import(), named(POLICY)] {
-        if !policies.iter().any(|there| there.name == policy.name) {
-            daemon.add_policy(policy).await?;
-        }
-    }
-    assign(daemon, api::PolicyDirection::Import, IMPORT).await?;
-    assign(daemon, api::PolicyDirection::Export, POLICY).await?;
-
-    for kind in [api::DefinedType::Neighbor, api::DefinedType::LargeCommunity] {
-        let sets = daemon.defined_sets(kind).await?;
-        held.sets
-            .extend(sets.into_iter().map(|set| (set.name, kind as i32)));
-    }
-    for family in [Family::V4, Family::V6] {
-        let mut foreign = vec![];
-        for path in daemon.paths(family_of(family)).await? {
-            match (Path::decode(&path), route::prefix(&path)) {
-                (Some((prefix, path)), _) => {
-                    held.paths.insert(prefix, path);
-                }
-                (None, Some(prefix)) => foreign.push(route::withdrawal(prefix)),
-                (None, None) => {}
-            }
-        }
-        if !foreign.is_empty() {
-            daemon.add_paths(foreign).await?;
-        }
-    }
-    for peer in daemon.peers(false).await? {
-        if let (Some(key), Some(conf)) = (observe::key(&peer), &peer.conf) {
-            held.peers.insert(key.to_owned(), conf.description.clone());
-        }
-    }
-    Ok(held)
-}
-
-/// A policy by its name alone.
-fn named(name: &str) -> api::Policy {
-    api::Policy {
-        name: name.to_owned(),
-        statements: vec![],
-    }
-}
-
-async fn assign(daemon: &mut Daemon, direction: api::PolicyDirection, policy: &str) -> Result<(), Error> {
-    let assignment = api::PolicyAssignment {
-        name: "global".to_owned(),
-        direction: direction as i32,
-        policies: vec![named(policy)],
-        default_action: api::RouteAction::Reject as i32,
-    };
-    daemon.assign(assignment).await
 }

@@ -394,15 +394,16 @@ impl Bird {
             &at("bird.pid"),
         ]);
         let running = spawn(command, &dir.path().join("log"));
-        eventually("BIRD listens", || {
-            let log = || std::fs::read_to_string(at("log")).unwrap_or_default();
-            if dir.path().join("bird.ctl").exists() {
+        let bird = Self { running, dir };
+        eventually("BIRD is up", || {
+            let text = bird.ask("show status");
+            if text.contains("Daemon is up") {
                 Ok(())
             } else {
-                Err(log())
+                Err(std::fs::read_to_string(bird.dir.path().join("log")).unwrap_or_default() + &text)
             }
         });
-        Self { running, dir }
+        bird
     }
 
     /// What it answers.

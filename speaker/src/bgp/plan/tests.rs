@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_core::announce::bgp::{Attributes, Wanted};
-use fairlead_core::config::{Peer, PeerEndpoint, RemoteAsn};
+use fairlead_core::config::{GracefulRestart, Peer, PeerEndpoint, RemoteAsn};
 use fairlead_core::model::Family;
 use proptest::prelude::*;
 
@@ -118,7 +118,10 @@ fn peer(name: &str, address: IpAddr, families: Vec<Family>) -> Peer {
         ttl_security: None,
         password_secret: None,
         bfd: None,
-        graceful_restart: None,
+        graceful_restart: (name == "a").then_some(GracefulRestart {
+            restart_time: Duration::from_secs(60),
+            long_lived_time: None,
+        }),
         vrf: None,
         families,
         nodes: vec![],
