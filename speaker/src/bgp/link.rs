@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_core::model::Family;
 use fairlead_gobgp::{Daemon, Error, Events, api};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::plan::{Held, Step};
 use super::policy::{self, IMPORT, POLICY};
@@ -72,18 +72,6 @@ impl Link {
         Ok((link, events))
     }
 
-    /// Has the path of a session that has come up watched by BFD. Not before: there are routers that begin with BFD anew
-    /// when the session comes up, and what they say as they do ends it again.
-    pub async fn watch_path(&mut self, peer: &api::Peer) -> Result<(), Error> {
-        match self.daemon.update_peer(peer.clone()).await {
-            Err(error) if !error.lost() => {
-                warn!(peer = observe::key(peer), %error, "BFD cannot be begun");
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
     /// Does a step. It does not note that it is done.
     pub async fn make(&mut self, step: &Step) -> Result<(), Error> {
         debug!(step = step.name(), "the BGP daemon is told");
@@ -107,9 +95,6 @@ impl Link {
             }
             Step::AddPeer(peer) => {
                 let mut peer = (**peer).clone();
-                if let Some(bfd) = &mut peer.bfd {
-                    bfd.enabled = false;
-                }
                 let first = self
                     .told
                     .insert(observe::key(&peer).unwrap_or_default().to_owned());
