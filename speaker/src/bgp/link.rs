@@ -101,6 +101,8 @@ impl Link {
                 if let Some(restart) = &mut peer.graceful_restart {
                     restart.local_restarting = first && self.started.is_some_and(|at| at.elapsed() < RESTART);
                 }
+                // That begins with the session.
+                peer.bfd = None;
                 daemon.add_peer(peer).await
             }
             Step::DeleteStatements(names) => delete_statements(daemon, names).await,
@@ -181,6 +183,9 @@ async fn take_stock(daemon: &mut Daemon) -> Result<Held, Error> {
     for peer in daemon.peers(false).await? {
         if let (Some(key), Some(conf)) = (observe::key(&peer), &peer.conf) {
             held.peers.insert(key.to_owned(), conf.description.clone());
+            if peer.bfd.is_some_and(|bfd| bfd.enabled) {
+                held.guarded.insert(key.to_owned());
+            }
         }
     }
     Ok(held)

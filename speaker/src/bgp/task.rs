@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
+use super::guard::Guard;
 use super::link::Link;
 use super::neighbour::Finder;
 use super::observe::{self, Counters};
@@ -49,6 +50,9 @@ pub fn start(settings: Settings, input: watch::Receiver<Option<Input>>) -> watch
         counters: BTreeMap::new(),
         counted: None,
         names: BTreeMap::new(),
+        guard: Guard {
+            peers: BTreeMap::new(),
+        },
         ended: BTreeSet::new(),
     };
     tokio::spawn(task.run());
@@ -69,6 +73,8 @@ struct Task {
     counted: Option<Instant>,
     /// Names of the sessions by what the daemon calls them.
     names: BTreeMap<String, String>,
+    /// What BFD watches.
+    guard: Guard,
     /// Sessions that have ended, and nobody has looked why.
     ended: BTreeSet<String>,
 }
@@ -160,6 +166,10 @@ impl Task {
                 return End::Failed(error);
             }
             if detail && let Err(error) = self.look(&mut link).await {
+                return End::Failed(error);
+            }
+            let session = |key: &str| self.observed.sessions.get(self.names.get(key)?).cloned();
+            if let Err(error) = self.guard.keep(&mut link, session, Timestamp::now()).await {
                 return End::Failed(error);
             }
             self.publish();
@@ -263,6 +273,10 @@ impl Task {
         mut refused: BTreeMap<String, Refusal>,
         link: &Link,
     ) {
+        let peers = targets.values();
+        self.guard.peers = peers
+            .map(|target| (target.key.clone(), target.peer.clone()))
+            .collect();
         let taken = targets.iter().filter(|(name, _)| !refused.contains_key(*name));
         self.names = taken
             .map(|(name, target)| (target.key.clone(), name.clone()))
