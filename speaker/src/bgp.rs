@@ -12,6 +12,7 @@
 //! peers what the route says to them; everything else is rejected, in both directions. So a new route among routes of
 //! its kind is one call, and sessions are not touched by what becomes of routes.
 
+mod guard;
 mod link;
 mod neighbour;
 mod observe;

@@ -92,6 +92,14 @@ impl FibWatch {
         self.changes().iter().filter(|c| c.to == to).cloned().collect()
     }
 
+    /// When that was, in milliseconds of Unix time.
+    pub fn times(&self, to: IpNet) -> Vec<i64> {
+        let (now, clock) = (Instant::now(), jiff::Timestamp::now().as_millisecond());
+        let ago =
+            |at: Instant| i64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(i64::MAX);
+        self.of(to).iter().map(|change| clock - ago(change.at)).collect()
+    }
+
     /// When a route was first as `right` says, at or after `since`.
     pub fn first(
         &self,

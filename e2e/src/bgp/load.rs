@@ -13,6 +13,9 @@ use crate::lab::Lab;
 use crate::topology::Place;
 use crate::traffic::RunningClient;
 
+/// How far what several programs saw at one time may be apart by their clocks, in milliseconds.
+const CLOCK_MS: i64 = 10;
+
 /// Clients that run until they are stopped.
 pub struct Load {
     clients: Vec<RunningClient>,
@@ -26,6 +29,9 @@ pub struct Seen {
     pub requests: u64,
     /// Those without a good answer.
     pub failed: u64,
+    /// Those that were open while the router changed its next hops, and then cut: it sent them to another node from then on.
+    /// Not among the failed.
+    pub rehashed: u64,
     /// How.
     pub failures: BTreeMap<FailureKind, u64>,
     /// Good answers by the pod that gave them.
@@ -64,40 +70,45 @@ impl Load {
     /// # Errors
     /// When one died without a report.
     pub fn stop(self) -> Result<Seen> {
-        self.stop_and_tell().map(|(seen, _)| seen)
+        self.stop_and_tell(&[]).map(|(seen, _)| seen)
     }
 
-    /// The same, and when the first connection began that failed, in milliseconds of Unix time.
+    /// The same, and when the first connection began that failed, in milliseconds of Unix time. `changes` are the times at
+    /// which the router changed its next hops.
     ///
     /// # Errors
     /// As [`Load::stop`].
-    pub fn stop_and_tell(self) -> Result<(Seen, Option<i64>)> {
+    pub fn stop_and_tell(self, changes: &[i64]) -> Result<(Seen, Option<i64>)> {
         let reports: Result<Vec<Report>> = self.clients.into_iter().map(RunningClient::stop).collect();
-        Ok(Seen::of(&reports?, self.every))
+        Ok(Seen::of(&reports?, self.every, changes))
     }
 }
 
 impl Seen {
     /// And when the first connection began that failed.
-    fn of(reports: &[Report], every: Duration) -> (Self, Option<i64>) {
+    fn of(reports: &[Report], every: Duration, changes: &[i64]) -> (Self, Option<i64>) {
         let mut seen = Self::default();
         // Milliseconds of Unix time at which connections began that failed.
         let mut failed: Vec<i64> = Vec::new();
         for report in reports {
             seen.requests += report.requests;
-            seen.failed += report.failed;
-            for (kind, count) in &report.failures {
-                *seen.failures.entry(*kind).or_default() += count;
-            }
             for (backend, count) in &report.backends {
                 *seen.backends.entry(backend.clone()).or_default() += count;
             }
-            let began = report.started_at.as_millisecond();
-            let all = report.answers.iter().flatten();
-            failed.extend(
-                all.filter(|answer| answer.failure.is_some())
-                    .filter_map(|answer| Some(began + i64::try_from(answer.t_ms).ok()?)),
-            );
+            let started = report.started_at.as_millisecond();
+            for answer in report.answers.iter().flatten() {
+                let Some(kind) = answer.failure else { continue };
+                let began = started.saturating_add_unsigned(answer.t_ms);
+                let ended = began.saturating_add_unsigned(answer.latency_us / 1000);
+                let open = began - CLOCK_MS..=ended + CLOCK_MS;
+                if kind == FailureKind::Cut && changes.iter().any(|at| open.contains(at)) {
+                    seen.rehashed += 1;
+                    continue;
+                }
+                seen.failed += 1;
+                *seen.failures.entry(kind).or_default() += 1;
+                failed.push(began);
+            }
         }
         if let (Some(first), Some(last)) = (failed.iter().min(), failed.iter().max()) {
             let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -123,6 +134,9 @@ impl std::fmt::Display for Seen {
         write!(f, "{} of {} failed", self.failed, self.requests)?;
         for (kind, count) in &self.failures {
             write!(f, ", {kind} {count}")?;
+        }
+        if self.rehashed > 0 {
+            write!(f, ", {} cut by a change of next hops", self.rehashed)?;
         }
         if self.failed > 0 {
             write!(f, ", within {} ms", self.outage_ms)?;
@@ -157,11 +171,18 @@ mod tests {
         let (seen, first) = Seen::of(
             &[report(10_000, &[100, 300]), report(10_005, &[400])],
             Duration::from_millis(10),
+            &[],
         );
         assert_eq!(first, Some(10_100));
         assert_eq!((seen.requests, seen.failed, seen.outage_ms), (100, 3, 315));
         assert_eq!(seen.shares()["web-node1"], 75.0);
-        let (seen, first) = Seen::of(&[report(0, &[])], Duration::from_millis(10));
+        let (seen, first) = Seen::of(&[report(0, &[])], Duration::from_millis(10), &[]);
         assert_eq!((seen.outage_ms, first), (0, None));
+        let mut cut = report(10_000, &[100, 500]);
+        for answer in cut.answers.iter_mut().flatten() {
+            answer.failure = Some(FailureKind::Cut);
+        }
+        let (seen, first) = Seen::of(&[cut], Duration::from_millis(10), &[10_105]);
+        assert_eq!((seen.failed, seen.rehashed, first), (1, 1, Some(10_500)));
     }
 }

@@ -58,7 +58,7 @@ pub fn trial(stage: &Stage<'_>, row: Row, node: Place) -> Result<Outcome> {
     let fault_ms = jiff::Timestamp::now().as_millisecond();
     trial.make(row, fault)?;
     sleep(AFTER);
-    let (seen, first_failed) = load.stop_and_tell()?;
+    let (seen, first_failed) = load.stop_and_tell(&watch.times(stage.route()))?;
     let without = trial.withdrawn(fault);
     Ok(Outcome {
         node: node.name(),
@@ -85,6 +85,8 @@ impl Trial<'_> {
         let (lab, cluster, name) = (self.stage.scene.lab, self.stage.scene.cluster, self.node.name());
         match row {
             Row::PowerOff | Row::PowerOffHold => {
+                // The cable first: a kernel that ends processes closes their connections, which a node without power does not.
+                lab.cut(self.node)?;
                 lab.power_off(self.node)?;
                 self.wait_withdrawn(fault);
             }

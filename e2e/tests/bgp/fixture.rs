@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Once};
 use std::time::Duration;
 
+use fairlead_e2e::bgp::fib::FibWatch;
 use fairlead_e2e::bgp::load::{Load, Seen};
 use fairlead_e2e::bgp::{Peering, Stage, manifests as bgp, stage};
 use fairlead_e2e::product::wire::{self, Answer};
@@ -223,11 +224,16 @@ impl Fixture {
 
     /// Clients that are at it while something is done.
     pub fn load_during(&self, from: Place, to: IpAddr, job: impl FnOnce()) -> Seen {
+        let router = match from {
+            Place::Client2 => Place::Router2,
+            _ => Place::Router,
+        };
+        let watch = FibWatch::start(self.lab, router).unwrap();
         let load = Load::start(self.lab, from, SocketAddr::new(to, 80), 4).unwrap();
         std::thread::sleep(Duration::from_millis(500));
         job();
         std::thread::sleep(Duration::from_millis(500));
-        load.stop().unwrap()
+        load.stop_and_tell(&watch.times(IpNet::from(to))).unwrap().0
     }
 
     /// curls an address, trying again until it answers.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_core::model::Family;
 use fairlead_gobgp::{Daemon, Error, Events, api};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::plan::{Held, Step};
 use super::policy::{self, IMPORT, POLICY};
@@ -72,18 +72,6 @@ impl Link {
         Ok((link, events))
     }
 
-    /// Has the path of a session that has come up watched by BFD. Not before: there are routers that begin with BFD anew
-    /// when the session comes up, and what they say as they do ends it again.
-    pub async fn watch_path(&mut self, peer: &api::Peer) -> Result<(), Error> {
-        match self.daemon.update_peer(peer.clone()).await {
-            Err(error) if !error.lost() => {
-                warn!(peer = observe::key(peer), %error, "BFD cannot be begun");
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
     /// Does a step. It does not note that it is done.
     pub async fn make(&mut self, step: &Step) -> Result<(), Error> {
         debug!(step = step.name(), "the BGP daemon is told");
@@ -107,15 +95,14 @@ impl Link {
             }
             Step::AddPeer(peer) => {
                 let mut peer = (**peer).clone();
-                if let Some(bfd) = &mut peer.bfd {
-                    bfd.enabled = false;
-                }
                 let first = self
                     .told
                     .insert(observe::key(&peer).unwrap_or_default().to_owned());
                 if let Some(restart) = &mut peer.graceful_restart {
                     restart.local_restarting = first && self.started.is_some_and(|at| at.elapsed() < RESTART);
                 }
+                // That begins with the session.
+                peer.bfd = None;
                 daemon.add_peer(peer).await
             }
             Step::DeleteStatements(names) => delete_statements(daemon, names).await,
@@ -196,6 +183,9 @@ async fn take_stock(daemon: &mut Daemon) -> Result<Held, Error> {
     for peer in daemon.peers(false).await? {
         if let (Some(key), Some(conf)) = (observe::key(&peer), &peer.conf) {
             held.peers.insert(key.to_owned(), conf.description.clone());
+            if peer.bfd.is_some_and(|bfd| bfd.enabled) {
+                held.guarded.insert(key.to_owned());
+            }
         }
     }
     Ok(held)

@@ -16,6 +16,8 @@ use super::{Input, OwnAddresses};
 pub(super) struct Held {
     /// The fingerprints of the sessions by their address.
     pub peers: BTreeMap<String, String>,
+    /// The sessions that BFD watches, by their address.
+    pub guarded: BTreeSet<String>,
     /// The sets by name, with their kind.
     pub sets: BTreeMap<String, i32>,
     /// Names of the statements of the policy.
@@ -177,6 +179,7 @@ impl Held {
         match step {
             Step::DeletePeer(key) => {
                 self.peers.remove(&key);
+                self.guarded.remove(&key);
             }
             Step::AddSet(set) => {
                 self.sets.insert(set.name, set.defined_type);
@@ -195,6 +198,7 @@ impl Held {
             }
             Step::AddPeer(peer) => {
                 if let Some(conf) = peer.conf {
+                    self.guarded.remove(&conf.neighbor_address);
                     self.peers.insert(conf.neighbor_address, conf.description);
                 }
             }

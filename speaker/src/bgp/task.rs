@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
+use super::guard::Guard;
 use super::link::Link;
 use super::neighbour::Finder;
 use super::observe::{self, Counters};
@@ -49,8 +50,9 @@ pub fn start(settings: Settings, input: watch::Receiver<Option<Input>>) -> watch
         counters: BTreeMap::new(),
         counted: None,
         names: BTreeMap::new(),
-        watched: BTreeMap::new(),
-        unwatched: BTreeSet::new(),
+        guard: Guard {
+            peers: BTreeMap::new(),
+        },
         ended: BTreeSet::new(),
     };
     tokio::spawn(task.run());
@@ -71,10 +73,8 @@ struct Task {
     counted: Option<Instant>,
     /// Names of the sessions by what the daemon calls them.
     names: BTreeMap<String, String>,
-    /// The sessions whose path is to be watched by BFD, by their key.
-    watched: BTreeMap<String, api::Peer>,
-    /// Sessions that have come up, and whose path is not watched yet.
-    unwatched: BTreeSet<String>,
+    /// What BFD watches.
+    guard: Guard,
     /// Sessions that have ended, and nobody has looked why.
     ended: BTreeSet<String>,
 }
@@ -168,6 +168,10 @@ impl Task {
             if detail && let Err(error) = self.look(&mut link).await {
                 return End::Failed(error);
             }
+            let session = |key: &str| self.observed.sessions.get(self.names.get(key)?).cloned();
+            if let Err(error) = self.guard.keep(&mut link, session, Timestamp::now()).await {
+                return End::Failed(error);
+            }
             self.publish();
             (settle, detail) = tokio::select! {
                 changed = self.input.changed() => {
@@ -217,9 +221,6 @@ impl Task {
             has_interface: &|name| if_nametoindex(name).is_ok(),
         });
         let mut goal = plan::goal(&input, &targets);
-        let has_bfd = |peer: &api::Peer| peer.bfd.as_ref().is_some_and(|bfd| bfd.enabled);
-        let watched = goal.peers.iter().filter(|(_, peer)| has_bfd(peer));
-        self.watched = watched.map(|(key, peer)| (key.clone(), peer.clone())).collect();
         // What was not taken a moment ago is not offered again at once.
         goal.peers
             .retain(|key, peer| self.refusals.get(key).is_none_or(|(_, asked)| asked != peer));
@@ -272,6 +273,10 @@ impl Task {
         mut refused: BTreeMap<String, Refusal>,
         link: &Link,
     ) {
+        let peers = targets.values();
+        self.guard.peers = peers
+            .map(|target| (target.key.clone(), target.peer.clone()))
+            .collect();
         let taken = targets.iter().filter(|(name, _)| !refused.contains_key(*name));
         self.names = taken
             .map(|(name, target)| (target.key.clone(), name.clone()))
@@ -310,9 +315,6 @@ impl Task {
         if was_up && !is_up {
             self.ended.insert(name.clone());
         }
-        if is_up && !was_up {
-            self.unwatched.extend(observe::key(seen).map(str::to_owned));
-        }
         self.observed.sessions.insert(name, session);
         if was_up != is_up {
             self.counted = None;
@@ -327,11 +329,6 @@ impl Task {
 
     /// Asks for what no event tells.
     async fn look(&mut self, link: &mut Link) -> Result<(), Error> {
-        for key in std::mem::take(&mut self.unwatched) {
-            if let Some(peer) = self.watched.get(&key) {
-                link.watch_path(peer).await?;
-            }
-        }
         let now = Timestamp::now();
         let count = self.counted.is_none_or(|at| at.elapsed() >= COUNT);
         for seen in link.daemon.peers(count).await? {

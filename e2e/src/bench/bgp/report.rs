@@ -96,11 +96,12 @@ impl Trials {
         })
     }
 
-    /// Goal, outage, failed requests, time until withdrawn, trials.
-    fn cells(&self) -> [String; 5] {
+    /// Goal, outage, failed requests, cut ones, time until withdrawn, trials.
+    fn cells(&self) -> [String; 6] {
         let failed = self.counted().map(|outcome| outcome.seen.failed);
         let (sum, most) = (failed.clone().sum::<u64>(), failed.max().unwrap_or_default());
         let requests: u64 = self.counted().map(|outcome| outcome.seen.requests).sum();
+        let rehashed: u64 = self.counted().map(|outcome| outcome.seen.rehashed).sum();
         let mut trials = self.counted().count().to_string();
         let disturbed = self.outcomes.iter().filter(|outcome| outcome.disturbed).count();
         for (count, what) in [
@@ -115,6 +116,7 @@ impl Trials {
             self.goal.clone(),
             self.spread(|outcome| Some(outcome.seen.outage_ms)),
             format!("{sum} of {requests} ({most})"),
+            rehashed.to_string(),
             self.spread(|outcome| outcome.withdrawn_ms),
             trials,
         ]
@@ -134,11 +136,12 @@ impl Report {
     }
 }
 
-const HEAD: [&str; 6] = [
+const HEAD: [&str; 7] = [
     "fault",
     "goal",
     "connections failed for, p50 / p99 / max ms",
     "failed, all (most in one trial)",
+    "cut by a change of next hops",
     "no route after, p50 / p99 / max ms",
     "trials",
 ];
@@ -197,7 +200,7 @@ mod tests {
         assert_eq!(
             text.lines().last(),
             Some(
-                "| node powered off, BFD 100 ms × 3 | outage, p99 ≤ 500 ms | 300 / 340 / 340 | 44 of 800 (24) \
+                "| node powered off, BFD 100 ms × 3 | outage, p99 ≤ 500 ms | 300 / 340 / 340 | 44 of 800 (24) | 0 \
                  | 310 / 350 / 350 | 2, 1 disturbed before, 1 not measured |"
             )
         );
