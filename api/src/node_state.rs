@@ -38,9 +38,14 @@ pub struct NodeStateStatus {
     /// Number of addresses this node announces.
     #[serde(default)]
     pub announced_count: i64,
-    /// The addresses this node announces.
+    /// The addresses this node announces: all that it announces on its interfaces, and of those that it announces by BGP
+    /// alone the first 500.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub announced: Vec<AnnouncedAddress>,
+    /// All addresses this node announces by BGP, gathered into ranges.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(max = 100)))]
+    pub announced_by_bgp: Vec<String>,
     /// Number of addresses this node does not announce although it knows them.
     #[serde(default)]
     pub held_back_count: i64,
@@ -77,6 +82,10 @@ pub struct NodeStateStatus {
     #[serde(default)]
     pub withdrawn: bool,
 }
+
+/// Addresses announced by BGP alone that are listed one by one at the most. Every node may announce all there are, and an
+/// object can only be so large.
+pub const ROUTED_MOST: usize = 500;
 
 /// Conflicts, and unreachable nodes, that are listed at the most.
 pub const LISTED_MOST: usize = 50;

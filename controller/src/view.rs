@@ -11,6 +11,9 @@ use fairlead_core::range::IpRange;
 use fairlead_core::reason::Reason;
 use ipnet::IpNet;
 
+/// More addresses than this no node announces by BGP, whatever ranges it tells.
+const ROUTED_MOST: usize = 100_000;
+
 /// What one node says of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeView {
@@ -51,8 +54,15 @@ impl NodeView {
         let announced = announced
             .map(|announced| (announced.address, announced.claim))
             .collect();
-        let bgp = status.announced.iter().filter(|announced| announced.bgp);
-        let bgp = bgp.map(|announced| announced.address).collect();
+        let listed = status.announced.iter().filter(|announced| announced.bgp);
+        let listed = listed.map(|announced| announced.address);
+        let ranges = status
+            .announced_by_bgp
+            .iter()
+            .filter_map(|text| IpRange::parse(text).ok());
+        let bgp = listed
+            .chain(ranges.flat_map(|range| range.addresses()).take(ROUTED_MOST))
+            .collect();
         let sessions = status.bgp.iter().flat_map(|bgp| &bgp.sessions);
         let sessions = sessions.map(|session| {
             let view = SessionView {
@@ -230,6 +240,7 @@ mod tests {
                     {"address": "192.0.2.2", "bgp": true, "interfaces": ["eth0"], "claim": 4,
                      "since": "2026-01-01T00:00:00Z"},
                 ],
+                "announcedByBgp": ["192.0.2.1-192.0.2.3", "2001:db8::1", "unreadable"],
                 "bgp": {"daemon": "running", "routes": 2, "sessions": [
                     {"peer": "tor", "remote": "192.0.2.254", "state": "Established", "since": "2026-01-01T00:00:00Z"},
                     {"peer": "spine", "remote": "192.0.2.253", "state": "Active", "since": "2026-01-01T00:00:00Z",
@@ -241,7 +252,8 @@ mod tests {
         let view = NodeView::new(&object).unwrap();
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert_eq!(view.announced, BTreeMap::from([(ip("192.0.2.2"), 4)]));
-        assert_eq!(view.bgp, BTreeSet::from([ip("192.0.2.1"), ip("192.0.2.2")]));
+        let routed = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"].map(ip);
+        assert_eq!(view.bgp, BTreeSet::from(routed));
         let session = |established, error: &str| SessionView {
             established,
             last_error: error.into(),

@@ -106,6 +106,25 @@ impl IpRange {
 }
 
 impl IpRange {
+    /// Addresses in ascending order, gathered into the fewest ranges there are.
+    pub fn gather(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Self> {
+        let mut ranges: Vec<Self> = Vec::new();
+        for address in addresses {
+            match ranges.last_mut() {
+                Some(range) if next(range.last) == Some(address) => range.last = address,
+                _ => ranges.push(Self::from(address)),
+            }
+        }
+        ranges
+    }
+
+    /// Its addresses, in ascending order.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let last = self.last;
+        let following = move |address: &IpAddr| next(*address).filter(|next| *next <= last);
+        std::iter::successors(Some(self.first), following)
+    }
+
     /// The range as CIDRs, the fewest there are, in ascending order.
     pub fn cidrs(&self) -> Vec<IpNet> {
         match (self.first, self.last) {
@@ -247,6 +266,35 @@ fn is_mapped(address: &IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn addresses_are_gathered_and_come_back(lasts in proptest::collection::btree_set(0u8..40, 0..30), v6: bool) {
+            let address = |last: u8| -> IpAddr {
+                if v6 { Ipv6Addr::from_bits(u128::from(last) + 1).into() } else { Ipv4Addr::new(192, 0, 2, last).into() }
+            };
+            let addresses: Vec<IpAddr> = lasts.iter().copied().map(address).collect();
+            let ranges = IpRange::gather(addresses.iter().copied());
+            let back: Vec<IpAddr> = ranges.iter().flat_map(IpRange::addresses).collect();
+            prop_assert_eq!(back, addresses);
+            for pair in ranges.windows(2) {
+                prop_assert_ne!(next(pair[0].last()), Some(pair[1].first()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_of_a_family_are_no_trouble() {
+        let all = ["255.255.255.255", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
+            .map(|text| text.parse().unwrap());
+        let ranges = IpRange::gather(all);
+        assert_eq!(ranges.len(), 3);
+        assert_eq!(
+            ranges.iter().flat_map(IpRange::addresses).collect::<Vec<_>>(),
+            all
+        );
+    }
 
     #[test]
     fn reads_the_three_forms() {

@@ -479,7 +479,7 @@ impl Speaker {
                 .filter(|end| *end >= now)
                 .map(|end| end + Duration::from_millis(1)),
             self.departing.map(|since| since + limit),
-            self.router.wake(),
+            self.router.wake(now),
             self.outlets.wake(now),
             wake,
         ];
@@ -496,7 +496,8 @@ impl Speaker {
                 gossip: &known.gossip,
                 data_path: &self.data_path,
                 held: &self.held,
-                routed: self.router.announcing().collect(),
+                routed: self.router.announcing(now),
+                parted: self.router.parted(),
                 bgp: self
                     .router
                     .enabled()

@@ -7,9 +7,10 @@ use std::time::Instant;
 use fairlead_api::NodeStateStatus;
 use fairlead_api::node_state::{
     AddressConflict, AnnouncedAddress, DataPathState, GossipState, HeldBack, HeldBackAddress, LISTED_MOST,
-    NETWORK_MOST, NodeInterface,
+    NETWORK_MOST, NodeInterface, ROUTED_MOST,
 };
 use fairlead_core::model::ServiceKey;
+use fairlead_core::range::IpRange;
 use fairlead_core::reason::Reason;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -91,7 +92,16 @@ pub fn render(
         known.bgp = true;
         known.draining = routed.draining;
     }
-    let announced: Vec<AnnouncedAddress> = announced.into_values().collect();
+    let announced_count = announced.len() as i64;
+    let routed = announced.values().filter(|entry| entry.bgp);
+    let announced_by_bgp = IpRange::gather(routed.map(|entry| entry.address));
+    let mut room = ROUTED_MOST;
+    announced.retain(|_, entry| {
+        let linked = !entry.interfaces.is_empty();
+        let listed = linked || room > 0;
+        room -= usize::from(listed && !linked);
+        listed
+    });
     let mut groups: BTreeMap<Reason, Vec<HeldBackAddress>> = BTreeMap::new();
     for (address, services, refusal) in decision.held_back() {
         let services = names(services);
@@ -140,8 +150,9 @@ pub fn render(
         .collect();
     NodeStateStatus {
         bgp: None,
-        announced_count: announced.len() as i64,
-        announced,
+        announced_count,
+        announced: announced.into_values().collect(),
+        announced_by_bgp: announced_by_bgp.iter().map(ToString::to_string).collect(),
         held_back_count: held_back_count as i64,
         held_back,
         data_path: DataPathState {
@@ -301,6 +312,29 @@ mod tests {
         let expected = [(1, 7, true, true), (0, 0, true, false), (1, 7, false, false)];
         assert_eq!(told, expected);
         assert_eq!((status.announced_count, status.held_back_count), (3, 0));
+    }
+
+    #[test]
+    fn what_is_announced_by_bgp_alone_is_listed_within_bounds_and_told_as_a_whole() {
+        let mut decision = held_back(0, "x");
+        for number in 0..2000u16 {
+            let address = IpAddr::from([10, 0, (number >> 8) as u8, (number & 255) as u8]);
+            let evaluation = Evaluation {
+                services: vec![ServiceKey::new("default", "s")],
+                outcome: Err(Refusal::new(Reason::NoAdvertisement, "x")),
+                bgp: None,
+                probes: BTreeSet::new(),
+                health: Default::default(),
+            };
+            decision.evaluations.insert(address, evaluation);
+            decision.bgp.announced.insert(address, bgp::Announced::default());
+        }
+        let status = rendered(&decision, &mut Since::default(), 1);
+        assert_eq!(
+            (status.announced_count, status.announced.len()),
+            (2000, ROUTED_MOST)
+        );
+        assert_eq!(status.announced_by_bgp, ["10.0.0.0-10.0.7.207"]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct Record {
     /// The addresses that the node announces by BGP and goes on announcing: it is not cordoned, its speaker does not
     /// end, and it has a session to announce them on.
     pub routed: BTreeSet<IpAddr>,
+    /// The addresses that the node announced by BGP a moment ago, or announces as a less preferred one: what was open
+    /// through it is still known there.
+    pub parted: BTreeSet<IpAddr>,
 }
 
 /// One address of a record.

@@ -4,7 +4,7 @@
 //! has what is wanted if it has the names, and a new one can stand beside the old one until no route needs that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
+use std::sync::Arc;
 
 use fairlead_core::announce::bgp::{Attributes, Treatment, Wanted};
 use fairlead_core::model::Family;
@@ -35,13 +35,16 @@ pub(super) type Classes<'a> = BTreeMap<ClassId, (&'a Treatment, BTreeSet<Family>
 
 /// The classes of the wanted routes, and the class of each.
 pub(super) fn classes(wanted: &Wanted, own: OwnAddresses) -> (Classes<'_>, Vec<(IpNet, ClassId)>) {
-    let mut known: HashMap<&Treatment, ClassId> = HashMap::new();
+    // By where it is, for it is shared; what is not shared comes to the same class by its content.
+    let mut known: HashMap<*const Treatment, ClassId> = HashMap::new();
     let mut classes: Classes<'_> = BTreeMap::new();
     let mut routes = Vec::with_capacity(wanted.routes.len());
     for (prefix, treatment) in &wanted.routes {
-        let treatment = treatment.as_ref();
-        let id = *known.entry(treatment).or_insert_with(|| class_id(treatment, own));
-        let class = classes.entry(id).or_insert_with(|| (treatment, BTreeSet::new()));
+        let known = known.entry(Arc::as_ptr(treatment));
+        let id = *known.or_insert_with(|| class_id(treatment, own));
+        let class = classes
+            .entry(id)
+            .or_insert_with(|| (treatment.as_ref(), BTreeSet::new()));
         class.1.insert(Family::of(prefix.addr()));
         routes.push((prefix.trunc(), id));
     }

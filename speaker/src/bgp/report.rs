@@ -69,10 +69,12 @@ fn remote(session: &Session, peer: &Peer) -> String {
 }
 
 fn error(session: &Session) -> String {
-    match (&session.refusal, &session.error) {
-        (Some(refusal), _) => format!("{}: {refusal}", refusal.reason()),
-        (None, Some(error)) => error.clone(),
-        (None, None) => String::new(),
+    if let Some(refusal) = &session.refusal {
+        return format!("{}: {refusal}", refusal.reason());
+    }
+    match (&session.error, &session.attempts) {
+        (Some(error), Some(attempts)) => format!("{error}; since then {attempts}"),
+        (error, attempts) => error.as_ref().or(attempts.as_ref()).cloned().unwrap_or_default(),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::links::Links;
 use crate::membership::node::View;
 use crate::membership::seal::Key as GossipKey;
 use crate::membership::task::{Contents, Peers};
-use crate::membership::wire::{Key, Meta, ROUTED, encode_candidacy};
+use crate::membership::wire::{Key, Meta, PARTED, ROUTED, encode_candidacy};
 use crate::metrics::Metrics;
 use crate::passwords::Passwords;
 use crate::publish::Desired;
@@ -62,6 +62,8 @@ pub(super) struct News<'a> {
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// The addresses that routers may send packets for.
     pub routed: BTreeSet<IpAddr>,
+    /// Those that it announced by BGP a moment ago, or announces as less preferred ones.
+    pub parted: BTreeSet<IpAddr>,
     /// State of the sessions, if BGP is spoken.
     pub bgp: Option<BgpState>,
     /// Who this node is in them.
@@ -167,6 +169,8 @@ impl Outlets {
             .collect();
         let offers = news.decision.bgp.offers.iter();
         contents.extend(offers.map(|address| (Key::route(*address), ROUTED.to_vec())));
+        let parted = news.parted.iter();
+        contents.extend(parted.map(|address| (Key::route(*address), PARTED.to_vec())));
         // All interfaces, since a node may begin to announce on any of them before the others have heard of it.
         let macs: BTreeSet<Mac> = news.links.values().map(|link| link.mac).collect();
         contents.insert(
@@ -195,9 +199,13 @@ impl Outlets {
         replace(&self.report, report);
     }
 
-    /// Addresses of the nodes that died with claims: a speaker that ends in good order gives them up first.
+    /// Addresses of the nodes that died while they announced something: a speaker that ends in good order gives it up
+    /// first.
     fn dead(&self, news: &News) -> BTreeSet<IpAddr> {
-        let claims = |record: &Record| record.candidacies.values().any(|one| one.claim.is_some());
+        let claims = |record: &Record| {
+            let claimed = record.candidacies.values().any(|one| one.claim.is_some());
+            claimed || !record.routed.is_empty() || !record.parted.is_empty()
+        };
         let gone = self.met.difference(&news.gossip.live);
         gone.filter(|node| {
             news.gossip
@@ -244,7 +252,8 @@ impl Outlets {
     }
 }
 
-/// Who else owns an address: of several that live the one with the highest claim.
+/// Who else owns an address: of several that live the one with the highest claim. Of an address that nobody claims, a node
+/// that has just ceased to announce it by BGP, or is about to: routers send elsewhere what is open there.
 fn owners(news: &News) -> BTreeMap<IpAddr, IpAddr> {
     let mut best: BTreeMap<IpAddr, (i64, &NodeName)> = BTreeMap::new();
     let lives = |node: &NodeName| node != news.me && news.gossip.live.contains(node);
@@ -254,6 +263,11 @@ fn owners(news: &News) -> BTreeMap<IpAddr, IpAddr> {
                 let known = best.entry(*address).or_insert((claim, node));
                 *known = (*known).max((claim, node));
             }
+        }
+    }
+    for (node, record) in news.gossip.records.iter().filter(|(node, _)| lives(node)) {
+        for address in &record.parted {
+            best.entry(*address).or_insert((0, node));
         }
     }
     let of_family = |address: IpAddr, node: &NodeName| {

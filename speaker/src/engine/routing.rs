@@ -24,6 +24,8 @@ use crate::snapshot;
 
 /// For the daemon to do what it was told last, when the speaker ends.
 const LAST_CHANGE: Duration = Duration::from_secs(2);
+/// How long other nodes pass on to this one what was open through it when it ceased to announce an address.
+const PARTED: Duration = Duration::from_secs(60);
 /// How long an address counts as announced after its route was withdrawn: routers need a moment to do without it.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -53,9 +55,11 @@ pub(super) struct Router {
     end: watch::Sender<Option<End>>,
     heart: Option<JoinHandle<()>>,
     meter: Meter,
-    /// Until when addresses that are not announced any more count as announced.
-    lingering: BTreeMap<IpAddr, Instant>,
+    /// Since when addresses are not announced any more, for as long as that matters.
+    ceased: BTreeMap<IpAddr, Instant>,
     routed: BTreeSet<IpAddr>,
+    /// Those that are announced as less preferred ones.
+    draining: BTreeSet<IpAddr>,
 }
 
 impl Router {
@@ -76,8 +80,9 @@ impl Router {
             end,
             heart,
             meter: Meter::default(),
-            lingering: BTreeMap::new(),
+            ceased: BTreeMap::new(),
             routed: BTreeSet::new(),
+            draining: BTreeSet::new(),
         }
     }
 
@@ -119,7 +124,7 @@ impl Router {
 
     /// Tells the daemon what was decided. `own` are the node's addresses, if they are known.
     pub(super) fn tell(&mut self, decision: &Decision, own: &[IpAddr], passwords: &Passwords, now: Instant) {
-        self.linger(decision, now);
+        self.note(decision, now);
         let Some(settings) = &self.settings else {
             return;
         };
@@ -181,24 +186,39 @@ impl Router {
         names.map(|name| (name.clone(), found(name))).collect()
     }
 
-    fn linger(&mut self, decision: &Decision, now: Instant) {
-        let routed: BTreeSet<IpAddr> = decision.bgp.announced.keys().copied().collect();
-        let gone = self.routed.difference(&routed);
-        self.lingering
-            .extend(gone.map(|address| (*address, now + LINGER)));
-        self.lingering
-            .retain(|address, end| *end > now && !routed.contains(address));
-        self.routed = routed;
+    fn note(&mut self, decision: &Decision, now: Instant) {
+        let announced = &decision.bgp.announced;
+        let gone = self
+            .routed
+            .iter()
+            .filter(|address| !announced.contains_key(*address));
+        self.ceased.extend(gone.map(|address| (*address, now)));
+        self.ceased
+            .retain(|address, since| now < *since + PARTED && !announced.contains_key(address));
+        self.routed = announced.keys().copied().collect();
+        let draining = announced.iter().filter(|(_, one)| one.draining);
+        self.draining = draining.map(|(address, _)| *address).collect();
     }
 
     /// The addresses for which routers may send packets here.
-    pub(super) fn announcing(&self) -> impl Iterator<Item = IpAddr> {
-        self.routed.iter().chain(self.lingering.keys()).copied()
+    pub(super) fn announcing(&self, now: Instant) -> BTreeSet<IpAddr> {
+        let lingering = self.ceased.iter().filter(|(_, since)| now < **since + LINGER);
+        let lingering = lingering.map(|(address, _)| *address);
+        self.routed.iter().copied().chain(lingering).collect()
     }
 
-    /// When an address has lingered for long enough.
-    pub(super) fn wake(&self) -> Option<Instant> {
-        self.lingering.values().min().copied()
+    /// The addresses for which other nodes may have to pass packets here.
+    pub(super) fn parted(&self) -> BTreeSet<IpAddr> {
+        self.ceased.keys().chain(&self.draining).copied().collect()
+    }
+
+    /// When something that is told changes by itself.
+    pub(super) fn wake(&self, now: Instant) -> Option<Instant> {
+        let ends = self
+            .ceased
+            .values()
+            .flat_map(|since| [*since + LINGER, *since + PARTED]);
+        ends.filter(|end| *end > now).min()
     }
 
     /// Waits, not for long, until the daemon has done what it was told, and tells its parent whether the routes that are

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use fairlead_core::announce::Record;
 use fairlead_core::model::NodeName;
 
-use super::wire::{Delta, Entry, Key, Known, Meta, decode_candidacy, name_hash};
+use super::wire::{Delta, Entry, Key, Known, Meta, PARTED, ROUTED, decode_candidacy, name_hash};
 
 /// Payload of one piece, so that it fits in a datagram with all that goes around it.
 const PIECE: usize = 1150;
@@ -80,10 +80,15 @@ impl Copy {
             };
         } else if let Some(address) = key.to_route() {
             let record = Arc::make_mut(&mut self.record);
-            match value {
-                Some(_) => record.routed.insert(address),
-                None => record.routed.remove(&address),
-            };
+            record.routed.remove(&address);
+            record.parted.remove(&address);
+            // A newer speaker may say more after the first byte.
+            let kind = value.and_then(|value| value.get(..1));
+            match kind {
+                Some(ROUTED) => drop(record.routed.insert(address)),
+                Some(PARTED) => drop(record.parted.insert(address)),
+                _ => {}
+            }
         }
     }
 

@@ -157,8 +157,10 @@ fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Value of the entry of an address that is offered by BGP: there is nothing more to say yet.
+/// Value of the entry of an address that is offered by BGP.
 pub const ROUTED: &[u8] = &[1];
+/// Value of the entry of an address that was announced by BGP a moment ago, or is as a less preferred one.
+pub const PARTED: &[u8] = &[2];
 
 /// What a speaker tells of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

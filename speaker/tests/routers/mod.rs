@@ -437,3 +437,21 @@ impl Bird {
         });
     }
 }
+
+/// An address that is announced.
+pub const VIP: &str = "203.0.113.1/32";
+/// Another.
+pub const VIP6: &str = "2001:db8:ffff::1/128";
+
+/// Both families of a neighbour in FRR's configuration.
+pub fn activate(neighbour: &str) -> String {
+    let family = |name: &str| {
+        format!(" address-family {name} unicast\n  neighbor {neighbour} activate\n exit-address-family\n")
+    };
+    family("ipv4") + &family("ipv6")
+}
+
+/// Nothing but the route.
+pub fn plain() -> Attributes {
+    Attributes::default()
+}

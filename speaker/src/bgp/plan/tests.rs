@@ -188,13 +188,8 @@ fn some_input() -> impl Strategy<Value = Input> {
             routes: routes
                 .into_iter()
                 .map(|(prefix, treatment)| {
-                    (
-                        prefix,
-                        treatment
-                            .into_iter()
-                            .map(|(name, say)| (name.to_owned(), say))
-                            .collect(),
-                    )
+                    let say = treatment.into_iter().map(|(name, say)| (name.to_owned(), say));
+                    (prefix, Arc::new(say.collect()))
                 })
                 .collect(),
         }),

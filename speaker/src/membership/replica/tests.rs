@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use fairlead_core::announce::Candidacy;
 use proptest::prelude::*;
 
-use super::super::wire::{Message, ROUTED, encode_candidacy};
+use super::super::wire::{Message, PARTED, ROUTED, encode_candidacy};
 use super::*;
 
 type Contents = BTreeMap<Key, Vec<u8>>;
@@ -303,4 +303,11 @@ fn offers_by_bgp_come_and_go_beside_candidacies() {
     // A newer speaker may say more of it.
     wanted.insert(Key::route(address), vec![1, 7]);
     assert_eq!(told(&wanted), (0, vec![address]));
+    wanted.insert(Key::route(address), PARTED.to_vec());
+    assert_eq!(told(&wanted), (0, vec![]));
+    let parted: Vec<_> = reader
+        .records()
+        .flat_map(|(_, record)| record.parted.iter())
+        .collect();
+    assert_eq!(parted, [&address]);
 }
