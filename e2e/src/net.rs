@@ -274,11 +274,9 @@ pub(crate) fn run(mut command: Command, what: &str) -> Result<Vec<u8>> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let detail = format!(
-        "{}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    // birdc says on standard output what is wrong.
+    let said = [&output.stderr[..], &output.stdout].concat();
+    let detail = format!("{}: {}", output.status, String::from_utf8_lossy(&said).trim());
     Err(LabError::Command {
         command: what.to_owned(),
         detail,
