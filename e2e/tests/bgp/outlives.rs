@@ -206,7 +206,7 @@ fn a_router_that_restarts_learns_all_anew() {
     f.load(Place::Client, web.addr());
 }
 
-/// A hundred times a session ends as soon as it is there.
+/// A hundred times the router resets all sessions that there are, as fast as they come back and faster.
 #[test]
 fn a_storm_of_flaps_leaves_all_as_it_was() {
     const FLAPS: usize = 100;
@@ -225,24 +225,15 @@ fn a_storm_of_flaps_leaves_all_as_it_was() {
         .map(|place| pid(&f, *place, "gobgpd"))
         .collect();
     let began = Instant::now();
-    let mut flaps = 0;
-    while flaps < FLAPS {
-        let up = |name: &&str| {
-            let neighbor = frr.neighbor(v4(node(name))).unwrap();
-            neighbor.is_some_and(|neighbor| neighbor.is_established())
-        };
-        for name in NODES.iter().filter(|name| up(name)) {
-            frr.command(&format!("clear bgp {}", v4(node(name)))).unwrap();
-            flaps += 1;
-        }
-        assert!(began.elapsed() < Duration::from_secs(240), "{flaps} flaps");
-        std::thread::sleep(Duration::from_millis(50));
+    for _ in 0..FLAPS {
+        frr.command("clear bgp *").unwrap();
+        std::thread::sleep(Duration::from_millis(150));
     }
     let storm = began.elapsed();
     let began = Instant::now();
     f.leads_to(frr, web, &NODES);
     println!(
-        "{flaps} flaps in {:.0} s; all routes {:.1} s after the last",
+        "{FLAPS} resets of all sessions in {:.0} s; all routes {:.1} s after the last",
         storm.as_secs_f64(),
         began.elapsed().as_secs_f64()
     );
