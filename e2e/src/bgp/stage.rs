@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::manifests;
@@ -18,6 +19,8 @@ use crate::product::{Cluster, wait_for};
 use crate::routers::{FRR_ASN, Frr, Nodes, Router};
 use crate::topology::Place;
 
+/// A session with BFD that has been up for so long stays up.
+const STEADY_SECONDS: i64 = 6;
 /// How long sessions and routes may take to be as they should.
 const SETTLED: Duration = Duration::from_secs(90);
 
@@ -79,8 +82,8 @@ impl<'a> Stage<'a> {
         IpNet::from(self.scene.vip)
     }
 
-    /// Undoes every fault and waits until all is as before one: sessions are established (with BFD up, if they are guarded
-    /// by it), and the router sends to every node.
+    /// Undoes every fault and waits until all is as before one: sessions are established (with BFD up on both sides, if
+    /// they are guarded by it), and the router sends to every node.
     ///
     /// # Errors
     /// With what is not so in time.
@@ -90,7 +93,8 @@ impl<'a> Stage<'a> {
         wait_for("every session to be established", SETTLED, || {
             let sessions = sessions(self.scene.cluster, &self.name).map_err(|e| e.to_string())?;
             let right = |session: &Value| {
-                session["state"] == "Established" && (peering != Peering::Bfd || session["bfd"] == "Up")
+                let guarded = session["bfd"] == "Up" && is_old(session);
+                session["state"] == "Established" && (peering != Peering::Bfd || guarded)
             };
             let all = self.scene.lab.nodes().len();
             if sessions.values().filter(|session| right(session)).count() == all {
@@ -99,6 +103,15 @@ impl<'a> Stage<'a> {
                 Err(format!("{sessions:?}"))
             }
         })?;
+        if peering == Peering::Bfd {
+            // The router has its own view, by which it finds a node dead.
+            for node in self.scene.lab.nodes().into_iter().filter_map(node_address) {
+                self.frr.wait_neighbor(node, SETTLED, |neighbor| {
+                    let bfd = neighbor.as_ref().and_then(|neighbor| neighbor.bfd.as_deref());
+                    bfd == Some("Up")
+                })?;
+            }
+        }
         self.frr
             .wait_leads_to(self.route(), &self.scene.lab.nodes(), SETTLED)
     }
@@ -121,6 +134,13 @@ impl<'a> Stage<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a session has been up for so long that BFD, which begins after it, does not end it any more.
+fn is_old(session: &Value) -> bool {
+    let since = session["since"].as_str().and_then(|text| text.parse().ok());
+    let age = since.map(|since: Timestamp| Timestamp::now().duration_since(since).as_secs());
+    age.is_some_and(|age| age >= STEADY_SECONDS)
 }
 
 /// The address from which a node announces, IPv4.
