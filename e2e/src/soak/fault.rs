@@ -86,6 +86,11 @@ impl Fault {
         }
     }
 
+    /// Whether what runs on its node cannot reach the API server.
+    fn cuts_off(&self) -> bool {
+        matches!(self, Self::Cut(_) | Self::PowerOff(_))
+    }
+
     /// Whether making it takes an API server that answers.
     fn made_by_api(&self) -> bool {
         matches!(self, Self::Cordon(_) | Self::Unready(..) | Self::ServiceGone)
@@ -108,6 +113,11 @@ impl Fault {
             return false;
         }
         if self.made_by_api() && active.contains(&Self::ApiSilent) {
+            return false;
+        }
+        // A Service that comes back needs a controller, and the two may be on any two nodes.
+        let lost = active.iter().chain([self]).filter(|fault| fault.cuts_off()).count();
+        if lost >= 2 && active.iter().chain([self]).any(|fault| fault == &Self::ServiceGone) {
             return false;
         }
         let mut touched: Vec<u8> = active.iter().flat_map(Self::nodes).collect();
@@ -137,6 +147,12 @@ mod tests {
         assert!(Fault::ApiSilent.fits(&active, 3));
         assert!(!Fault::Cordon(2).fits(&[Fault::ApiSilent], 3));
         assert!(!Fault::ServiceGone.fits(&[Fault::ServiceGone], 3));
+        assert!(Fault::ServiceGone.fits(&active, 3));
+        assert!(
+            !Fault::PowerOff(2).fits(&[Fault::Cut(1), Fault::ServiceGone], 3),
+            "both controllers may be gone"
+        );
+        assert!(!Fault::ServiceGone.fits(&[Fault::Cut(1), Fault::PowerOff(2)], 3));
     }
 
     #[test]
