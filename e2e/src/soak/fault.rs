@@ -116,8 +116,17 @@ impl Fault {
             return false;
         }
         // A Service that comes back needs a controller, and the two may be on any two nodes.
-        let lost = active.iter().chain([self]).filter(|fault| fault.cuts_off()).count();
-        if lost >= 2 && active.iter().chain([self]).any(|fault| fault == &Self::ServiceGone) {
+        let lost = active
+            .iter()
+            .chain([self])
+            .filter(|fault| fault.cuts_off())
+            .count();
+        if lost >= 2
+            && active
+                .iter()
+                .chain([self])
+                .any(|fault| fault == &Self::ServiceGone)
+        {
             return false;
         }
         let mut touched: Vec<u8> = active.iter().flat_map(Self::nodes).collect();
