@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up panics")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use crate::config::RawPool;
+use crate::config::{BgpAdvertisement, Peer, PeerEndpoint, RawPool, RemoteAsn};
 use crate::model::{
     Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType,
     TrafficPolicy, Wishes,
@@ -16,6 +17,49 @@ pub fn pool(name: &str, addresses: &[&str]) -> RawPool {
         name: name.to_owned(),
         addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
         ..RawPool::default()
+    }
+}
+
+/// An eBGP peer for both families and all nodes, with nothing special about it.
+pub fn bgp_peer(name: &str, endpoint: PeerEndpoint) -> Peer {
+    Peer {
+        name: name.to_owned(),
+        my_asn: 64512,
+        remote_asn: RemoteAsn::External,
+        endpoint,
+        port: 179,
+        source_address: None,
+        hold_time: Duration::from_secs(9),
+        keepalive_time: Duration::from_secs(3),
+        connect_retry_time: Duration::from_secs(5),
+        ebgp_multihop: None,
+        ttl_security: None,
+        password_secret: None,
+        bfd: None,
+        graceful_restart: None,
+        vrf: None,
+        families: vec![Family::V4, Family::V6],
+        nodes: Vec::new(),
+        disabled: false,
+    }
+}
+
+/// A BGP advertisement of everything to all peers, with no attributes.
+pub fn bgp_advertisement(name: &str) -> BgpAdvertisement {
+    BgpAdvertisement {
+        name: name.to_owned(),
+        pools: Vec::new(),
+        nodes: Vec::new(),
+        preferred: Vec::new(),
+        services: Vec::new(),
+        peers: Vec::new(),
+        aggregation_v4: 32,
+        aggregation_v6: 128,
+        local_pref: None,
+        med: None,
+        prepend: 0,
+        communities: BTreeSet::new(),
+        large_communities: BTreeSet::new(),
     }
 }
 

@@ -34,7 +34,8 @@ impl Lab {
     /// The network namespace of a pod, as a path on the host.
     fn pod_network(&self, node: Place, address: IpAddr) -> Result<PathBuf> {
         // Where containerd puts them.
-        let all = PathBuf::from(format!("/proc/{}/root/run/netns", self.machine(node)?.id().pid));
+        let process = PathBuf::from(format!("/proc/{}", self.machine(node)?.id().pid));
+        let all = process.join("root").join("run/netns");
         for entry in fs::read_dir(&all).doing(format!("read {}", all.display()))? {
             let path = entry.doing(format!("read {}", all.display()))?.path();
             // One may be on its way out. An address can be bound only where it is.

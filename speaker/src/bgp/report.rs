@@ -125,8 +125,6 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use fairlead_core::announce::bgp::Wanted;
     use fairlead_core::config::RemoteAsn;
     use fairlead_core::model::Family;
@@ -137,24 +135,10 @@ mod tests {
 
     fn peer(name: &str, endpoint: PeerEndpoint) -> (String, Peer) {
         let peer = Peer {
-            name: name.to_owned(),
             my_asn: 64500,
             remote_asn: RemoteAsn::Number(64512),
-            endpoint,
-            port: 179,
-            source_address: None,
-            hold_time: Duration::from_secs(9),
-            keepalive_time: Duration::from_secs(3),
-            connect_retry_time: Duration::from_secs(5),
-            ebgp_multihop: None,
-            ttl_security: None,
-            password_secret: None,
-            bfd: None,
-            graceful_restart: None,
-            vrf: None,
             families: vec![Family::V4],
-            nodes: Vec::new(),
-            disabled: false,
+            ..fairlead_core::testing::bgp_peer(name, endpoint)
         };
         (name.to_owned(), peer)
     }

@@ -47,8 +47,7 @@ pub struct BgpSettings {
 pub(super) struct Router {
     settings: Option<BgpSettings>,
     me: NodeName,
-    /// Who this node was to the process before.
-    before: snapshot::Identity,
+    /// Who this node is in its sessions, and was to the process before.
     identity: snapshot::Identity,
     input: watch::Sender<Option<Input>>,
     observed: Option<watch::Receiver<Observed>>,
@@ -73,8 +72,7 @@ impl Router {
         Self {
             settings,
             me,
-            identity: before.clone(),
-            before,
+            identity: before,
             input: watch::Sender::new(None),
             observed: None,
             end,
@@ -131,10 +129,9 @@ impl Router {
         if !own.is_empty() {
             self.identity = snapshot::Identity {
                 // It stays what it is, since another one would end all sessions.
-                router_id: self.before.router_id.or_else(|| router_id(own, &self.me)),
+                router_id: self.identity.router_id.or_else(|| router_id(own, &self.me)),
                 addresses: own.to_vec(),
             };
-            self.before.router_id = self.identity.router_id;
         }
         let Some(router_id) = self.identity.router_id else {
             return;

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use fairlead_core::announce::bgp::{Attributes, Wanted};
 use fairlead_core::config::{Peer, PeerEndpoint, RemoteAsn};
-use fairlead_core::model::Family;
 use fairlead_speaker::bgp::{self, Input, Observed, OwnAddresses, Session, Settings, State};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -217,24 +216,10 @@ pub fn peer(name: &str, my_asn: u32, remote_asn: RemoteAsn, address: &str) -> Pe
         Err(_) => PeerEndpoint::Interface(address.to_owned()),
     };
     Peer {
-        name: name.to_owned(),
         my_asn,
         remote_asn,
-        endpoint,
-        port: 179,
-        source_address: None,
-        hold_time: Duration::from_secs(9),
-        keepalive_time: Duration::from_secs(3),
         connect_retry_time: Duration::from_secs(2),
-        ebgp_multihop: None,
-        ttl_security: None,
-        password_secret: None,
-        bfd: None,
-        graceful_restart: None,
-        vrf: None,
-        families: vec![Family::V4, Family::V6],
-        nodes: vec![],
-        disabled: false,
+        ..fairlead_core::testing::bgp_peer(name, endpoint)
     }
 }
 

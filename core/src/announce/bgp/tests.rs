@@ -15,43 +15,13 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 fn peer(name: &str, remote: RemoteAsn) -> Peer {
     Peer {
-        name: name.into(),
-        my_asn: 64512,
         remote_asn: remote,
-        endpoint: PeerEndpoint::Address(IpAddr::from([192, 0, 2, 254])),
-        port: 179,
-        source_address: None,
-        hold_time: Duration::from_secs(9),
-        keepalive_time: Duration::from_secs(3),
-        connect_retry_time: Duration::from_secs(5),
-        ebgp_multihop: None,
-        ttl_security: None,
-        password_secret: None,
-        bfd: None,
-        graceful_restart: None,
-        vrf: None,
-        families: vec![Family::V4, Family::V6],
-        nodes: vec![],
-        disabled: false,
+        ..crate::testing::bgp_peer(name, PeerEndpoint::Address(IpAddr::from([192, 0, 2, 254])))
     }
 }
 
 fn advertisement(name: &str) -> BgpAdvertisement {
-    BgpAdvertisement {
-        name: name.into(),
-        pools: vec![],
-        nodes: vec![],
-        preferred: vec![],
-        services: vec![],
-        peers: vec![],
-        aggregation_v4: 32,
-        aggregation_v6: 128,
-        local_pref: None,
-        med: None,
-        prepend: 0,
-        communities: BTreeSet::new(),
-        large_communities: BTreeSet::new(),
-    }
+    crate::testing::bgp_advertisement(name)
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -8,24 +8,10 @@ use crate::bgp::{OwnAddresses, Password};
 
 fn peer(endpoint: PeerEndpoint) -> Peer {
     Peer {
-        name: "router".to_owned(),
-        my_asn: 64512,
         remote_asn: RemoteAsn::Internal,
-        endpoint,
-        port: 179,
-        source_address: None,
-        hold_time: Duration::from_secs(9),
         keepalive_time: Duration::from_millis(2500),
         connect_retry_time: Duration::from_millis(1),
-        ebgp_multihop: None,
-        ttl_security: None,
-        password_secret: None,
-        bfd: None,
-        graceful_restart: None,
-        vrf: None,
-        families: vec![Family::V4, Family::V6],
-        nodes: vec![],
-        disabled: false,
+        ..fairlead_core::testing::bgp_peer("router", endpoint)
     }
 }
 

@@ -7,42 +7,17 @@ use crate::snapshot::{Bgp, Identity};
 
 fn peer() -> Peer {
     Peer {
-        name: "tor".into(),
-        my_asn: 64512,
         remote_asn: RemoteAsn::Number(64513),
-        endpoint: PeerEndpoint::Address(vip(254)),
-        port: 179,
-        source_address: None,
-        hold_time: Duration::from_secs(9),
-        keepalive_time: Duration::from_secs(3),
-        connect_retry_time: Duration::from_secs(5),
-        ebgp_multihop: None,
-        ttl_security: None,
         password_secret: Some("tor".into()),
-        bfd: None,
-        graceful_restart: None,
-        vrf: None,
         families: vec![Family::V4],
-        nodes: vec![],
-        disabled: false,
+        ..fairlead_core::testing::bgp_peer("tor", PeerEndpoint::Address(vip(254)))
     }
 }
 
 fn advertisement(aggregation_v4: u8) -> BgpAdvertisement {
     BgpAdvertisement {
-        name: "bgp".into(),
-        pools: vec![],
-        nodes: vec![],
-        preferred: vec![],
-        services: vec![],
-        peers: vec![],
         aggregation_v4,
-        aggregation_v6: 128,
-        local_pref: None,
-        med: None,
-        prepend: 0,
-        communities: BTreeSet::new(),
-        large_communities: BTreeSet::new(),
+        ..fairlead_core::testing::bgp_advertisement("bgp")
     }
 }
 

@@ -3,21 +3,7 @@
 use super::*;
 
 fn route(name: &str) -> BgpAdvertisement {
-    BgpAdvertisement {
-        name: name.into(),
-        pools: vec![],
-        nodes: vec![],
-        preferred: vec![],
-        services: vec![],
-        peers: vec![],
-        aggregation_v4: 32,
-        aggregation_v6: 128,
-        local_pref: None,
-        med: None,
-        prepend: 0,
-        communities: BTreeSet::new(),
-        large_communities: BTreeSet::new(),
-    }
+    crate::testing::bgp_advertisement(name)
 }
 
 /// Announced by BGP alone.
