@@ -114,6 +114,10 @@ bench-datapath: ## The node agent and kube-proxy with 10 000 Services: syncs, ch
 bench-ipam: ## What address management costs with 10000 Services
 	$(CARGO) bench -q -p fairlead-core --features testing --bench ipam
 
+.PHONY: bench-decide
+bench-decide: ## What one change costs the speaker with 10 000 addresses announced by BGP
+	$(CARGO) bench -q -p fairlead-speaker --bench decide -- $(ARGS)
+
 .PHONY: bench-probes
 bench-probes: ## What probing 1000 targets costs a node: CPU time and memory
 	$(CARGO) bench -q -p fairlead-speaker --bench probes -- $(ARGS)

@@ -25,6 +25,12 @@ impl ServiceKey {
             name: name.into(),
         }
     }
+
+    /// What its [`Display`](fmt::Display) says, read back.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self::new(namespace, name))
+    }
 }
 
 impl fmt::Display for ServiceKey {

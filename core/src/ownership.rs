@@ -199,12 +199,12 @@ pub fn resolve<'a>(
             }
         }
     }
-    for (address, mut owner) in claims {
+    for (&address, owner) in claims.iter_mut().filter(|(_, owner)| owner.services.len() > 1) {
         owner
             .services
             .sort_by_key(|(service, place)| seniority(service, *place));
         let mut accepted: Vec<(&Service, Place)> = Vec::new();
-        for (service, place) in owner.services {
+        for (service, place) in std::mem::take(&mut owner.services) {
             let clash = accepted.iter().find_map(|(senior, _)| {
                 let why = may_share(senior, service, class.metallb).err()?;
                 Some((&senior.key, why))
@@ -217,15 +217,9 @@ pub fn resolve<'a>(
                 }
             }
         }
-        let pool = owner.pool;
-        ownership.owners.insert(
-            address,
-            Owner {
-                pool,
-                services: accepted,
-            },
-        );
+        owner.services = accepted;
     }
+    ownership.owners = claims;
     ownership
 }
 

@@ -1,6 +1,6 @@
 //! What is watched, and the plan made from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use fairlead_api::convert;
 use fairlead_core::config::{RawPool, Written, compile};
@@ -9,7 +9,7 @@ use fairlead_core::forward::{Forwarding, Local, Snapshot, plan};
 use fairlead_core::model::{Node, NodeName, Service, ServiceKey, Slice};
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
-use fairlead_runtime::{Table, follow_services};
+use fairlead_runtime::{Slices, Table, follow_services};
 use k8s_openapi::api::core::v1 as core_v1;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ pub struct Index {
     /// All Services.
     pub services: Table<Service>,
     /// All EndpointSlices.
-    pub slices: Table<Slice>,
+    pub slices: Slices,
     /// All Nodes: this one is all that matters.
     pub nodes: Table<Node>,
     /// All AddressPools.
@@ -31,10 +31,6 @@ pub struct Index {
     pub surroundings: Option<Surroundings>,
     /// What is asked for, that the surroundings matter for.
     wishes: Wishes,
-    /// The Service of each slice.
-    of_slices: BTreeMap<String, ServiceKey>,
-    /// The slices of each Service.
-    of_services: BTreeMap<ServiceKey, BTreeSet<String>>,
     /// More than endpoints changed since the last whole plan.
     stale: bool,
 }
@@ -54,13 +50,11 @@ impl Default for Index {
     fn default() -> Self {
         Self {
             services: Table::tracked("Service"),
-            slices: Table::tracked("EndpointSlice"),
+            slices: Slices::default(),
             nodes: Table::tracked("Node"),
             pools: Table::tracked("AddressPool"),
             surroundings: None,
             wishes: Wishes::default(),
-            of_slices: BTreeMap::new(),
-            of_services: BTreeMap::new(),
             stale: true,
         }
     }
@@ -83,27 +77,7 @@ impl Index {
     /// What changed since the last call. Unless a `whole` plan may be made, only endpoints are told, and the rest stays
     /// to be told.
     pub fn news(&mut self, me: &NodeName, whole: bool) -> News {
-        let mut services = BTreeSet::new();
-        for key in self.slices.changes() {
-            let now = self.slices.get(&key).map(|slice| slice.service.clone());
-            let before = match &now {
-                Some(service) => self.of_slices.insert(key.clone(), service.clone()),
-                None => self.of_slices.remove(&key),
-            };
-            if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
-                if let Some(slices) = self.of_services.get_mut(&before) {
-                    slices.remove(&key);
-                    if slices.is_empty() {
-                        self.of_services.remove(&before);
-                    }
-                }
-                services.insert(before);
-            }
-            if let Some(now) = now {
-                self.of_services.entry(now.clone()).or_default().insert(key);
-                services.insert(now);
-            }
-        }
+        let services = self.slices.changes();
         self.stale |= !self.services.changes().is_empty()
             | !self.pools.changes().is_empty()
             | self.nodes.changes().contains(me.as_str());
@@ -123,8 +97,7 @@ impl Index {
     /// A Service and its slices.
     pub fn service(&self, key: &ServiceKey) -> Option<(&Service, Vec<&Slice>)> {
         let service = self.services.get(&key.to_string())?;
-        let slices = self.of_services.get(key).into_iter().flatten();
-        Some((service, slices.filter_map(|key| self.slices.get(key)).collect()))
+        Some((service, self.slices.of(key)))
     }
 
     /// Where endpoints are looked for.
@@ -158,7 +131,7 @@ impl Index {
 
     fn listed(&self) -> bool {
         self.services.listed()
-            && self.slices.listed()
+            && self.slices.table.listed()
             && self.nodes.listed()
             && self.pools.listed()
             && self.surroundings.is_some()
@@ -173,7 +146,7 @@ impl Index {
         let pools: Vec<RawPool> = self.pools.values().cloned().collect();
         let config = compile(&Written::new(&pools, &[])).config;
         let services: Vec<&Service> = self.services.values().collect();
-        let slices: Vec<&Slice> = self.slices.values().collect();
+        let slices: Vec<&Slice> = self.slices.table.values().collect();
         let snapshot = Snapshot {
             services: &services,
             slices: &slices,
@@ -193,7 +166,7 @@ pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<(
         shared,
         tasks,
         |index| &mut index.services,
-        |index| &mut index.slices,
+        |index| &mut index.slices.table,
         |index| &mut index.pools,
     );
     tasks.spawn(follow(
@@ -207,6 +180,8 @@ pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use fairlead_core::forward::pods::Link;
 
@@ -224,7 +199,7 @@ mod tests {
         let me = NodeName::from("n1");
         let mut index = Index::default();
         index.services.reset(BTreeMap::new());
-        index.slices.reset(BTreeMap::new());
+        index.slices.table.reset(BTreeMap::new());
         index.pools.reset(BTreeMap::new());
         let node = fairlead_core::testing::node("n1", "192.0.2.11");
         index.nodes.reset(BTreeMap::from([("n1".to_owned(), node)]));
@@ -255,7 +230,7 @@ mod tests {
         let mut index = Index::default();
         assert_eq!(index.plan(&me, class), None);
         index.services.reset(BTreeMap::new());
-        index.slices.reset(BTreeMap::new());
+        index.slices.table.reset(BTreeMap::new());
         index.nodes.reset(BTreeMap::new());
         assert_eq!(index.plan(&me, class), None);
         index.pools.reset(BTreeMap::new());

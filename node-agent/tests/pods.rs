@@ -128,7 +128,7 @@ fn interfaces_are_followed_and_those_of_pods_make_no_plan() {
         index.with(|index| {
             let node = (me.to_string(), cluster.node.clone());
             index.services.reset(BTreeMap::new());
-            index.slices.reset(BTreeMap::new());
+            index.slices.table.reset(BTreeMap::new());
             index.pools.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::from([node]));
             assert_eq!(

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::slice::from_ref;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_core::announce::{
-    self as eligibility, BgpCandidate, Candidate, Evaluation, Hold, Input, Plan, ProbeTarget, Routed,
-    Standing, Verdict, bgp, evaluate, group_slices, has_rival, plan, programmed,
+    self as eligibility, BgpCandidate, Candidate, Evaluation, Evaluations, Evaluator, Hold, Input, Plan,
+    ProbeTarget, Routed, Standing, Verdict, bgp, has_rival, plan, programmed,
 };
 use fairlead_core::config::{ConflictPolicy, Written, compile};
 use fairlead_core::model::{Family, NodeName, ServiceKey};
@@ -78,7 +79,7 @@ pub struct Routing<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
     /// What the filters said of each owned address.
-    pub evaluations: BTreeMap<IpAddr, Evaluation>,
+    pub evaluations: Evaluations,
     /// Addresses in statuses that are not owned.
     pub refused: Vec<(ServiceKey, IpAddr, Refusal)>,
     /// This node's part at layer 2 for each address that it is a candidate for.
@@ -101,8 +102,18 @@ pub struct Decision {
     pub node_uid: Option<String>,
 }
 
-/// Decides. Pure: the same index and inputs give the same decision.
-pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
+/// What is remembered of the decision before. It spares work: among many addresses only those are looked at that something
+/// has changed for. It must have seen every change of the index.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    evaluator: Evaluator,
+    planner: bgp::Planner,
+}
+
+/// Decides. The same index and inputs give the same decision, whatever is remembered.
+pub fn decide(index: &mut Index, remembered: &mut Remembered, inputs: &Inputs) -> Decision {
+    let changed = index.changed_services();
+    let index = &*index;
     let pools: Vec<_> = index.pools.values().cloned().collect();
     let advertisements: Vec<_> = index.advertisements.values().cloned().collect();
     let peers: Vec<_> = index.bgp_peers.values().cloned().collect();
@@ -116,12 +127,12 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
     .config;
     let ownership = resolve(index.services.values(), &config, inputs.class);
     let node = index.nodes.get(inputs.me.as_str());
-    let evaluations = evaluate(&eligibility::View {
+    let view = eligibility::View {
         me: inputs.me,
         node,
         config: &config,
         ownership: &ownership,
-        slices: &group_slices(index.slices.values()),
+        slices: &|service| index.slices.of(service),
         interfaces: &interfaces(inputs.links),
         families: FAMILIES,
         leaving: inputs.leaving,
@@ -129,7 +140,8 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
             .data_path
             .verdicts(ownership.owners.keys().copied(), inputs.now),
         verdicts: inputs.verdicts,
-    });
+    };
+    let evaluations = remembered.evaluator.evaluate(&view, &changed);
     let refused = ownership.refused;
     let bgp_config = BgpConfig {
         labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
@@ -140,35 +152,43 @@ pub fn decide(index: &Index, inputs: &Inputs) -> Decision {
         cordoned: node.is_some_and(|node| node.cordoned),
         node_uid: node.map(|node| node.uid.clone()),
         refused,
-        ..elected(evaluations, bgp_config, inputs)
+        ..elected(evaluations, bgp_config, &mut remembered.planner, inputs)
     }
 }
 
 /// Decides without having heard of the API server: what the process before this one announced is gone on with, as far as
 /// the data path and the probes allow, and nothing else is begun.
-pub fn go_on(snapshot: &Snapshot, inputs: &Inputs) -> Decision {
+pub fn go_on(snapshot: &Snapshot, remembered: &mut Remembered, inputs: &Inputs) -> Decision {
     let held = snapshot
         .claims
         .iter()
         .filter(|claim| inputs.held.contains_key(&claim.address));
-    let mut evaluations: BTreeMap<IpAddr, Evaluation> = held
-        .map(|claim| (claim.address, continued(claim, inputs)))
+    let mut evaluations: Evaluations = held
+        .map(|claim| (claim.address, continued(claim, inputs).into()))
         .collect();
     for route in &snapshot.bgp.routes {
         let routed = rerouted(route, snapshot.bgp.cordoned, inputs);
-        let evaluation = evaluations.entry(route.address).or_insert_with(|| Evaluation {
-            services: route.services.clone(),
-            outcome: refuse(Reason::NoAdvertisement, "it was not announced at layer 2"),
-            bgp: None,
-            probes: route.probes.clone(),
-            health: route.health,
+        let evaluation = evaluations.entry(route.address).or_insert_with(|| {
+            let unlinked = Evaluation {
+                services: route.services.clone(),
+                outcome: refuse(Reason::NoAdvertisement, "it was not announced at layer 2"),
+                bgp: None,
+                probes: route.probes.clone(),
+                health: route.health,
+            };
+            unlinked.into()
         });
-        evaluation.bgp = Some(routed);
+        Arc::make_mut(evaluation).bgp = Some(routed);
     }
     let cordoned = snapshot.bgp.cordoned || snapshot.claims.iter().any(|claim| claim.cordoned);
     Decision {
         cordoned,
-        ..elected(evaluations, snapshot.bgp.config.clone(), inputs)
+        ..elected(
+            evaluations,
+            snapshot.bgp.config.clone(),
+            &mut remembered.planner,
+            inputs,
+        )
     }
 }
 
@@ -231,15 +251,16 @@ fn refuse<T>(reason: Reason, message: &str) -> Result<T, Refusal> {
 
 /// What follows from the evaluations once the other speakers' records and the wire are looked at.
 fn elected(
-    mut evaluations: BTreeMap<IpAddr, Evaluation>,
+    mut evaluations: Evaluations,
     bgp_config: BgpConfig,
+    planner: &mut bgp::Planner,
     inputs: &Inputs,
 ) -> Decision {
     let disputes = inputs.disputes;
     for (address, evaluation) in &mut evaluations {
         let policy = evaluation.outcome.as_ref().map(|candidate| candidate.conflict);
         if let Some(refusal) = policy.ok().and_then(|policy| disputes.refusal(*address, policy)) {
-            evaluation.outcome = Err(refusal);
+            Arc::make_mut(evaluation).outcome = Err(refusal);
         }
     }
     let candidates = evaluations
@@ -257,7 +278,7 @@ fn elected(
         departing: inputs.departing,
         now: inputs.uptime,
     });
-    let bgp = bgp::plan(&bgp::Input {
+    let bgp = planner.plan(&bgp::Input {
         me: inputs.me,
         labels: &bgp_config.labels,
         enabled: inputs.routing.enabled,
@@ -360,14 +381,15 @@ impl Decision {
 
     /// What to probe, and how: as the pools say, else as `flags` do.
     pub fn targets(&self, flags: Timing) -> BTreeMap<ProbeTarget, Timing> {
-        let mut targets = BTreeMap::new();
+        let mut targets: BTreeMap<ProbeTarget, Timing> = BTreeMap::new();
         for evaluation in self.evaluations.values() {
             let timing = flags.with(evaluation.health);
             for target in &evaluation.probes {
-                targets
-                    .entry(target.clone())
-                    .and_modify(|known: &mut Timing| *known = known.strictest(timing))
-                    .or_insert(timing);
+                // Of most addresses it is known already, and then it need not be copied.
+                match targets.get_mut(target) {
+                    Some(known) => *known = timing.strictest(*known),
+                    None => drop(targets.insert(target.clone(), timing)),
+                }
             }
         }
         targets
@@ -441,7 +463,7 @@ impl Decision {
             candidacy.weight = candidate.map_or(0, |candidate| candidate.weight);
         }
         for evaluation in self.evaluations.values_mut().filter(|e| e.outcome.is_ok()) {
-            evaluation.outcome = Err(Refusal::new(
+            Arc::make_mut(evaluation).outcome = Err(Refusal::new(
                 Reason::Leaving,
                 "the speaker of this node has ended",
             ));

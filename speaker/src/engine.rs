@@ -26,14 +26,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use self::outlets::Outlets;
+use self::outlets::{Outlets, Report, Surroundings};
 pub use self::routing::BgpSettings;
 use self::routing::Router;
 use self::start::{Progress, Start};
 use crate::bgp::Observed;
 use crate::bgp::report;
 use crate::datapath::Memory;
-use crate::decide::{Decision, Inputs, Routing, decide, go_on};
+use crate::decide::{Decision, Inputs, Remembered, Routing, decide, go_on};
 use crate::disputes;
 use crate::health::{self, Health};
 use crate::index::{Index, follow_all};
@@ -55,6 +55,9 @@ use crate::status::{Since, names};
 const LAST_WRITE: Duration = Duration::from_secs(2);
 /// Beyond the drain time of routes, for the others to offer them and for the daemon.
 const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+/// After a change people are told of it, and the file for the next process is made: later than those who act on it, and
+/// once for all changes meanwhile, since with many addresses both take their time.
+const REPORT_AFTER: Duration = Duration::from_millis(100);
 /// Between two answers to one speaker that announces what this node announces and that the gossip does not reach.
 const INSIST: Duration = Duration::from_secs(10);
 
@@ -201,6 +204,8 @@ pub async fn run(
         before,
         departing: None,
         last: None,
+        report: None,
+        remembered: Remembered::default(),
         lost: BTreeMap::new(),
         insisted: BTreeMap::new(),
         started,
@@ -228,22 +233,30 @@ pub async fn run(
             Next::Wait(wake) => wake,
             Next::End => break,
         };
-        tokio::select! {
-            _ = changes.changed() => {}
-            _ = verdicts.changed() => {}
-            _ = links.changed() => {}
-            _ = ipvs.changed() => {}
-            () = speaker.data_path.news(&mut agent) => {}
-            _ = sightings.changed() => {}
-            () = speaker.router.news() => {}
-            Ok(()) = passwords.changed() => {}
-            Ok(()) = rotated.changed() => {}
-            changed = view.changed() => if changed.is_err() { anyhow::bail!("the gossip has ended") },
-            changed = leaving.changed() => if changed.is_err() { anyhow::bail!("nobody follows the installation's state any more") },
-            () = sleep_until(wake) => {}
-            () = &mut shutdown, if speaker.departing.is_none() => speaker.depart(),
-            ended = tasks.join_next() => anyhow::bail!("a task that runs for ever has ended: {ended:?}"),
-            ended = &mut publishing => anyhow::bail!("the publisher has ended: {ended:?}"),
+        loop {
+            let due = speaker.report_due();
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = verdicts.changed() => {}
+                _ = links.changed() => {}
+                _ = ipvs.changed() => {}
+                () = speaker.data_path.news(&mut agent) => {}
+                _ = sightings.changed() => {}
+                () = speaker.router.news() => {}
+                Ok(()) = passwords.changed() => {}
+                Ok(()) = rotated.changed() => {}
+                changed = view.changed() => if changed.is_err() { anyhow::bail!("the gossip has ended") },
+                changed = leaving.changed() => if changed.is_err() { anyhow::bail!("nobody follows the installation's state any more") },
+                () = sleep_until(wake) => {}
+                () = sleep_until(due) => {
+                    speaker.report();
+                    continue;
+                }
+                () = &mut shutdown, if speaker.departing.is_none() => speaker.depart(),
+                ended = tasks.join_next() => anyhow::bail!("a task that runs for ever has ended: {ended:?}"),
+                ended = &mut publishing => anyhow::bail!("the publisher has ended: {ended:?}"),
+            }
+            break;
         }
     }
     // Whoever takes over has done so; the others need not find out that this speaker is gone.
@@ -296,6 +309,9 @@ struct Speaker {
     /// When the speaker was asked to end.
     departing: Option<Instant>,
     last: Option<Decision>,
+    /// What was not yet told to people.
+    report: Option<Report>,
+    remembered: Remembered,
     /// Since when the gossip does not reach the speakers that it does not reach.
     lost: BTreeMap<NodeName, Instant>,
     /// When a speaker that the gossip does not reach was last answered on the wire.
@@ -352,6 +368,7 @@ impl Speaker {
             .map(|node| (node.clone(), self.lost.get(node).copied().unwrap_or(now)))
             .collect();
         self.insist(known, now);
+        let mut remembered = std::mem::take(&mut self.remembered);
         let disputes = self.disputes(known, now);
         let verdicts = self.health.verdicts().borrow().clone();
         let inputs = Inputs {
@@ -382,12 +399,13 @@ impl Speaker {
                 self.outlets.tell_peers(index);
             }
             let decision = if listed {
-                decide(index, &inputs)
+                decide(index, &mut remembered, &inputs)
             } else {
-                go_on(&self.before, &inputs)
+                go_on(&self.before, &mut remembered, &inputs)
             };
             (listed, decision, disputes.wake())
         });
+        self.remembered = remembered;
         let targets = decision.targets(self.settings.health.timing);
         self.health.apply(&targets);
         let progress = Progress {
@@ -483,10 +501,14 @@ impl Speaker {
             self.outlets.wake(now),
             wake,
         ];
+        if ends {
+            // What is left behind does not say any more where an address was announced: the report before it does.
+            self.report();
+        }
         let decision = if ends { decision.parting() } else { decision };
         let own = shared.with(|index| index.addresses(&self.settings.me).to_vec());
         self.router.tell(&decision, &own, &known.passwords, now);
-        shared.with(|index| {
+        let withdrawn = shared.with(|index| {
             self.outlets.tell(&outlets::News {
                 me: &self.settings.me,
                 index,
@@ -494,27 +516,59 @@ impl Speaker {
                 decision: &decision,
                 links,
                 gossip: &known.gossip,
-                data_path: &self.data_path,
                 held: &self.held,
                 routed: self.router.announcing(now),
                 parted: self.router.parted(),
-                bgp: self
-                    .router
-                    .enabled()
-                    .then(|| report::state(&known.bgp, &decision.bgp, self.begun)),
-                identity: self.router.identity(),
                 leaving: known.leaving,
-                last: ends,
-                metrics: &self.metrics,
-            });
+            })
+        });
+        // At the beginning and at the end somebody waits for it.
+        let urgent = self.last.is_none() || known.leaving || self.departing.is_some();
+        let due = match &self.report {
+            _ if urgent => now,
+            Some(report) => report.due,
+            None => now + REPORT_AFTER,
+        };
+        self.report = Some(Report {
+            due,
+            listed,
+            links: links.clone(),
+            gossip: known.gossip.clone(),
+            bgp: self
+                .router
+                .enabled()
+                .then(|| report::state(&known.bgp, &decision.bgp, self.begun)),
+            leaving: known.leaving,
+            withdrawn,
+            last: ends,
         });
         self.last = Some(decision);
+        if due <= now {
+            self.report();
+        }
         drop(self.guard.take());
         if ends {
             self.announcer.apply(&BTreeMap::new());
             return Next::End;
         }
         Next::Wait(wakes.into_iter().flatten().min())
+    }
+
+    fn report_due(&self) -> Option<Instant> {
+        self.report.as_ref().map(|report| report.due)
+    }
+
+    /// Makes the report that is due.
+    fn report(&mut self) {
+        let (Some(report), Some(decision)) = (self.report.take(), &self.last) else {
+            return;
+        };
+        let surroundings = Surroundings {
+            data_path: &self.data_path,
+            identity: self.router.identity(),
+            metrics: &self.metrics,
+        };
+        self.outlets.report(&report, decision, &surroundings);
     }
 
     /// Logs and counts what begins and ends to be announced.

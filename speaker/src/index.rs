@@ -1,12 +1,13 @@
 //! What the speaker watches.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use fairlead_api::{BGPAdvertisement, BGPPeer, L2Advertisement, convert};
 use fairlead_core::config::{RawAdvertisement, RawBgpAdvertisement, RawPeer, RawPool};
-use fairlead_core::model::{Node, NodeName, Service, Slice};
+use fairlead_core::model::{Node, NodeName, Service, ServiceKey};
 use fairlead_runtime::watch::{Guarded, Shared, config, follow};
-use fairlead_runtime::{Table, follow_services};
+use fairlead_runtime::{Slices, Table, follow_services};
 use k8s_openapi::api::core::v1 as core_v1;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -14,11 +15,12 @@ use tokio::task::JoinSet;
 use crate::membership::task::Peers;
 
 /// One table for each kind.
+#[derive(Clone)]
 pub struct Index {
     /// All Services.
     pub services: Table<Service>,
     /// All EndpointSlices.
-    pub slices: Table<Slice>,
+    pub slices: Slices,
     /// All Nodes: this one, and those whose speakers gossip.
     pub nodes: Table<Node>,
     /// All AddressPools.
@@ -34,8 +36,8 @@ pub struct Index {
 impl Default for Index {
     fn default() -> Self {
         Self {
-            services: Table::new("Service"),
-            slices: Table::new("EndpointSlice"),
+            services: Table::tracked("Service"),
+            slices: Slices::default(),
             nodes: Table::new("Node"),
             pools: Table::new("AddressPool"),
             advertisements: Table::new("L2Advertisement"),
@@ -49,12 +51,24 @@ impl Index {
     /// Have all kinds been listed?
     pub fn listed(&self) -> bool {
         self.services.listed()
-            && self.slices.listed()
+            && self.slices.table.listed()
             && self.nodes.listed()
             && self.pools.listed()
             && self.advertisements.listed()
             && self.bgp_peers.listed()
             && self.bgp_advertisements.listed()
+    }
+
+    /// The Services that changed since the last call, themselves or in their EndpointSlices.
+    pub fn changed_services(&mut self) -> BTreeSet<ServiceKey> {
+        let mut changed = self.slices.changes();
+        changed.extend(
+            self.services
+                .changes()
+                .iter()
+                .filter_map(|key| ServiceKey::parse(key)),
+        );
+        changed
     }
 
     /// The address of each node at which its speaker is reached: its first InternalIP.
@@ -80,7 +94,7 @@ pub fn follow_all(client: &Client, shared: &Shared<Index>, tasks: &mut JoinSet<(
         shared,
         tasks,
         |index| &mut index.services,
-        |index| &mut index.slices,
+        |index| &mut index.slices.table,
         |index| &mut index.pools,
     );
     tasks.spawn(follow(

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_api::NodeStateStatus;
@@ -30,7 +31,7 @@ pub const FILE: &str = "/run/fairlead/speaker.json";
 /// A snapshot that is older is not used.
 pub const LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Changes that follow each other within this time are written together.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_millis(100);
 /// Different with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -143,7 +144,7 @@ pub struct Route {
 impl Bgp {
     /// What the next process needs of this decision.
     pub fn of(decision: &Decision, passwords: BTreeMap<String, String>, identity: Identity) -> Self {
-        let route = |(address, evaluation): (&IpAddr, &Evaluation)| {
+        let route = |(address, evaluation): (&IpAddr, &Arc<Evaluation>)| {
             let routed = evaluation.bgp.as_ref()?;
             Some(Route {
                 address: *address,

@@ -228,7 +228,7 @@ mod tests {
             };
             decision
                 .evaluations
-                .insert(IpAddr::from([192, 0, 2, last]), evaluation);
+                .insert(IpAddr::from([192, 0, 2, last]), evaluation.into());
         }
         decision
     }
@@ -285,7 +285,7 @@ mod tests {
             let address = IpAddr::from([192, 0, 2, last]);
             if linked {
                 let evaluation = decision.evaluations.get_mut(&address).unwrap();
-                evaluation.outcome = Ok(Candidate {
+                std::sync::Arc::make_mut(evaluation).outcome = Ok(Candidate {
                     interfaces: ["eth0".to_owned()].into(),
                     ..Candidate::default()
                 });
@@ -326,7 +326,7 @@ mod tests {
                 probes: BTreeSet::new(),
                 health: Default::default(),
             };
-            decision.evaluations.insert(address, evaluation);
+            decision.evaluations.insert(address, evaluation.into());
             decision.bgp.announced.insert(address, bgp::Announced::default());
         }
         let status = rendered(&decision, &mut Since::default(), 1);

@@ -5,11 +5,13 @@
 
 mod attributes;
 mod plan;
+mod planner;
 #[cfg(test)]
 mod tests;
 
 pub use attributes::{DRAIN_PREPEND, GRACEFUL_SHUTDOWN};
 pub use plan::{Announced, Input, Plan, plan};
+pub use planner::Planner;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -16,8 +16,11 @@ use crate::model::{Family, Node, NodeName, Service, ServiceKey, ServiceType, Sli
 use crate::ownership::{Owner, Ownership};
 use crate::reason::{Reason, Refusal};
 
+mod evaluator;
 mod offers;
 mod routes;
+
+pub use evaluator::{Evaluations, Evaluator};
 
 use offers::{Offer, Offers};
 use routes::Routes;
@@ -103,7 +106,7 @@ pub struct BgpCandidate {
     pub cordoned: bool,
 }
 
-/// What [`evaluate`] found about one address by BGP.
+/// What the filters found about one address by BGP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routed {
     /// The BGPAdvertisements that are for the address and for this node, by name.
@@ -112,7 +115,7 @@ pub struct Routed {
     pub outcome: Result<BgpCandidate, Refusal>,
 }
 
-/// What [`evaluate`] found about one address.
+/// What the filters found about one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
     /// The Services that have the address, the senior one first.
@@ -138,8 +141,8 @@ pub struct View<'a> {
     pub config: &'a Config,
     /// Who owns which address.
     pub ownership: &'a Ownership<'a>,
-    /// EndpointSlices by Service (see [`group_slices`]).
-    pub slices: &'a BTreeMap<ServiceKey, Vec<&'a Slice>>,
+    /// The EndpointSlices of a Service.
+    pub slices: &'a dyn Fn(&ServiceKey) -> Vec<&'a Slice>,
     /// The interfaces of this node by name.
     pub interfaces: &'a BTreeMap<String, Interface>,
     /// The families that this speaker can announce.
@@ -150,15 +153,6 @@ pub struct View<'a> {
     pub data_path: &'a BTreeMap<IpAddr, DataPath>,
     /// Probe verdicts; absent means pending.
     pub verdicts: &'a BTreeMap<ProbeTarget, Verdict>,
-}
-
-/// EndpointSlices by the Service they belong to.
-pub fn group_slices<'a>(slices: impl IntoIterator<Item = &'a Slice>) -> BTreeMap<ServiceKey, Vec<&'a Slice>> {
-    let mut groups: BTreeMap<ServiceKey, Vec<&Slice>> = BTreeMap::new();
-    for slice in slices {
-        groups.entry(slice.service.clone()).or_default().push(slice);
-    }
-    groups
 }
 
 impl Evaluation {
@@ -174,28 +168,23 @@ impl Evaluation {
     }
 }
 
-/// Applies the filters to every owned address, in the order of the announcement reasons in [`Reason`]. Those that have
-/// to do with interfaces are for layer 2 alone; all others count for both ways and are looked at once.
-pub fn evaluate(view: &View) -> BTreeMap<IpAddr, Evaluation> {
-    let (offers, routes) = (Offers::new(view), Routes::new(view));
-    view.ownership
-        .owners
-        .iter()
-        .map(|(&address, owner)| {
-            let mut probes = BTreeSet::new();
-            let (outcome, bgp) = filter(view, (&offers, &routes), address, owner, &mut probes);
-            let keys = owner.services.iter().map(|(service, _)| service.key.clone());
-            let pool = view.config.pools.get(owner.pool);
-            let evaluation = Evaluation {
-                services: keys.collect(),
-                outcome,
-                bgp,
-                probes,
-                health: pool.map(|pool| pool.health).unwrap_or_default(),
-            };
-            (address, evaluation)
-        })
-        .collect()
+/// Applies the filters to one address, in the order of the announcement reasons in [`Reason`]. Those that have to do with
+/// interfaces are for layer 2 alone; all others count for both ways and are looked at once.
+fn evaluate(view: &View, ways: (&Offers, &Routes), address: IpAddr, owner: &Owner) -> Evaluation {
+    let mut probes = BTreeSet::new();
+    let (outcome, bgp) = filter(view, ways, address, owner, &mut probes);
+    let pool = view.config.pools.get(owner.pool);
+    Evaluation {
+        services: owner
+            .services
+            .iter()
+            .map(|(service, _)| service.key.clone())
+            .collect(),
+        outcome,
+        bgp,
+        probes,
+        health: pool.map(|pool| pool.health).unwrap_or_default(),
+    }
 }
 
 fn filter(
@@ -344,8 +333,7 @@ fn node_takes_part(me: &NodeName, node: &Node) -> Result<(), Refusal> {
 fn served<'a>(view: &View, address: IpAddr, owner: &Owner<'a>) -> Result<Vec<&'a Service>, Refusal> {
     let mut served = Vec::new();
     for &(service, _) in &owner.services {
-        let slices = view.slices.get(&service.key).into_iter().flatten().copied();
-        let endpoints = Endpoints::join(slices, Family::of(address));
+        let endpoints = Endpoints::join((view.slices)(&service.key), Family::of(address));
         if !endpoints.any_usable() {
             continue;
         }

@@ -114,7 +114,7 @@ impl World {
     fn list_all(&self) {
         self.index.with(|index| {
             index.services.reset(BTreeMap::new());
-            index.slices.reset(BTreeMap::new());
+            index.slices.table.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::new());
             index.pools.reset(BTreeMap::new());
             index.surroundings = Some(Surroundings::default());
@@ -164,7 +164,7 @@ async fn a_change_ages_while_the_kernel_is_slow() {
         index
             .services
             .reset(BTreeMap::from([("default/a".to_owned(), service)]));
-        index.slices.reset(BTreeMap::new());
+        index.slices.table.reset(BTreeMap::new());
         index.nodes.reset(BTreeMap::new());
         index.surroundings = Some(Surroundings::default());
     });
@@ -202,7 +202,7 @@ async fn an_address_is_served_until_the_speaker_has_withdrawn_it() {
             index.pools.reset(BTreeMap::from([("p".to_owned(), pool)]));
             let services = BTreeMap::from([("default/a".to_owned(), service(vip))]);
             index.services.reset(services);
-            index.slices.reset(BTreeMap::new());
+            index.slices.table.reset(BTreeMap::new());
             index.nodes.reset(BTreeMap::new());
             index.surroundings = Some(Surroundings::default());
         });

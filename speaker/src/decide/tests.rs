@@ -10,6 +10,7 @@ use fairlead_runtime::link::{AddressReport, AgentReport, AgentView};
 
 use crate::links::Link;
 
+mod remembered;
 mod routed;
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -53,7 +54,7 @@ fn index() -> World {
                 hints: None,
             }],
         };
-        index.slices.apply(&format!("default/{name}"), Some(slice));
+        index.slices.table.apply(&format!("default/{name}"), Some(slice));
     }
     let node = Node {
         name: "me".into(),
@@ -140,6 +141,7 @@ struct Run {
     ipvs: BTreeSet<IpAddr>,
     held: BTreeMap<IpAddr, Hold>,
     verdict: Verdict,
+    programmed: BTreeSet<u8>,
     leaving: bool,
     departing: bool,
     sightings: Sightings,
@@ -152,6 +154,7 @@ fn run() -> Run {
     Run {
         held: BTreeMap::new(),
         verdict: Verdict::Pass,
+        programmed: [1, 2].into(),
         leaving: false,
         departing: false,
         sightings: Sightings::default(),
@@ -167,7 +170,10 @@ fn hold(last: u8, claim: i64) -> (IpAddr, Hold) {
 }
 
 fn decided(world: &World, run: &Run) -> Decision {
-    with_inputs(world, run, |inputs| decide(&world.index, inputs))
+    let mut index = world.index.clone();
+    with_inputs(world, run, |inputs| {
+        decide(&mut index, &mut Remembered::default(), inputs)
+    })
 }
 
 fn with_inputs(world: &World, run: &Run, decide: impl FnOnce(&Inputs) -> Decision) -> Decision {
@@ -180,7 +186,11 @@ fn with_inputs(world: &World, run: &Run, decide: impl FnOnce(&Inputs) -> Decisio
     data_path.observe(&AgentView {
         last: Some(AgentReport {
             plan: 1,
-            addresses: BTreeMap::from([(vip(1), programmed.clone()), (vip(2), programmed)]),
+            addresses: run
+                .programmed
+                .iter()
+                .map(|last| (vip(*last), programmed.clone()))
+                .collect(),
             ..AgentReport::default()
         }),
         connected: true,
@@ -370,7 +380,7 @@ fn a_shared_address_is_announced_once_for_all_its_services() {
         (vec![], 1, 1)
     );
     // The one that loses its endpoints does not take the other's address away.
-    index.slices.delete("default/a");
+    index.slices.table.delete("default/a");
     assert_eq!(announced(&index, Verdict::Pass), expected);
 }
 
@@ -501,7 +511,10 @@ fn targets_are_probed_as_their_pools_say_and_shared_ones_in_the_strictest_way() 
         ..Health::default()
     };
     let decision = Decision {
-        evaluations: BTreeMap::from([(vip(1), evaluation(quick)), (vip(2), evaluation(strict))]),
+        evaluations: BTreeMap::from([
+            (vip(1), evaluation(quick).into()),
+            (vip(2), evaluation(strict).into()),
+        ]),
         ..Decision::default()
     };
     let flags = Timing::default();

@@ -58,19 +58,36 @@ pub(super) struct News<'a> {
     pub decision: &'a Decision,
     pub links: &'a Links,
     pub gossip: &'a View,
-    pub data_path: &'a Memory,
     pub held: &'a BTreeMap<IpAddr, Hold>,
     /// The addresses that routers may send packets for.
     pub routed: BTreeSet<IpAddr>,
     /// Those that it announced by BGP a moment ago, or announces as less preferred ones.
     pub parted: BTreeSet<IpAddr>,
-    /// State of the sessions, if BGP is spoken.
-    pub bgp: Option<BgpState>,
-    /// Who this node is in them.
-    pub identity: &'a snapshot::Identity,
     pub leaving: bool,
+}
+
+/// What a report to people says besides the decision.
+pub(super) struct Report {
+    /// When it is due.
+    pub due: Instant,
+    /// Has the API server told everything?
+    pub listed: bool,
+    pub links: Links,
+    pub gossip: View,
+    /// State of the BGP sessions, if BGP is spoken.
+    pub bgp: Option<BgpState>,
+    pub leaving: bool,
+    /// [`Outlets::tell`] said so.
+    pub withdrawn: bool,
     /// Nothing will follow.
     pub last: bool,
+}
+
+/// What it says that is taken as it is when it is made.
+pub(super) struct Surroundings<'a> {
+    pub data_path: &'a Memory,
+    /// Who this node is in its BGP sessions.
+    pub identity: &'a snapshot::Identity,
     pub metrics: &'a Metrics,
 }
 
@@ -85,37 +102,52 @@ impl Outlets {
         Some(self.started + ISOLATED).filter(|time| *time > now)
     }
 
-    pub(super) fn tell(&mut self, news: &News) {
+    /// Tells those who act on it. Answers whether the installation is being removed and nothing is announced any more.
+    pub(super) fn tell(&mut self, news: &News) -> bool {
         self.met.extend(news.gossip.live.iter().cloned());
         let held = news.held.keys();
         let announcing: BTreeSet<IpAddr> = held.chain(&news.routed).copied().collect();
         let withdrawn = news.leaving && announcing.is_empty();
         self.tell_speakers(news);
         self.tell_agent(news, announcing, withdrawn);
-        let gossip = self.gossip_state(news);
+        withdrawn
+    }
+
+    /// Tells people, and the process after this one.
+    pub(super) fn report(&mut self, report: &Report, decision: &Decision, surroundings: &Surroundings) {
+        let Surroundings {
+            data_path,
+            identity,
+            metrics,
+        } = surroundings;
+        let gossip = self.gossip_state(&report.gossip);
         let clock = (Instant::now(), Timestamp::now());
         let mut status = render(
-            news.decision,
-            news.links,
-            news.data_path,
+            decision,
+            &report.links,
+            data_path,
             &gossip,
-            withdrawn,
+            report.withdrawn,
             &mut self.since,
             clock,
         );
-        status.bgp.clone_from(&news.bgp);
-        news.metrics.announced.set(status.announced_count);
-        news.metrics.held_back.set(status.held_back_count);
-        let claims = claims(news, self.snapshots.borrow().as_ref());
-        replace(&self.snapshots, Some(self.snapshot(news, claims, &status)));
-        if news.listed {
+        status.bgp.clone_from(&report.bgp);
+        metrics.announced.set(status.announced_count);
+        metrics.held_back.set(status.held_back_count);
+        let claims = claims(decision, self.snapshots.borrow().as_ref());
+        let bgp = snapshot::Bgp::of(decision, self.readable_passwords(), (*identity).clone());
+        replace(
+            &self.snapshots,
+            Some(self.snapshot(&report.gossip, claims, bgp, &status)),
+        );
+        if report.listed {
             self.desired.send_replace(Some(Desired {
                 status,
-                node_uid: news.decision.node_uid.clone(),
-                leaving: news.leaving,
-                last: news.last,
+                node_uid: decision.node_uid.clone(),
+                leaving: report.leaving,
+                last: report.last,
             }));
-        } else if news.last {
+        } else if report.last {
             // Without the API server nothing is written, and nobody waits for it.
             self.desired.send_if_modified(|known| match known {
                 Some(desired) => {
@@ -128,24 +160,29 @@ impl Outlets {
     }
 
     /// What the next process would go on with.
-    fn snapshot(&self, news: &News, claims: Vec<Claim>, status: &NodeStateStatus) -> Snapshot {
+    fn snapshot(
+        &self,
+        gossip: &View,
+        claims: Vec<Claim>,
+        bgp: snapshot::Bgp,
+        status: &NodeStateStatus,
+    ) -> Snapshot {
         let macs = |meta: &Meta| meta.macs.iter().map(ToString::to_string).collect();
         let (keys, peers) = (self.keys.borrow(), self.peers.borrow());
         Snapshot {
-            incarnation: self.incarnation.max(news.gossip.incarnation),
+            incarnation: self.incarnation.max(gossip.incarnation),
             keys: keys.iter().map(|key| snapshot::hex(key.bytes())).collect(),
             peers: peers
                 .iter()
                 .map(|(node, address)| (node.to_string(), *address))
                 .collect(),
-            macs: news
-                .gossip
+            macs: gossip
                 .metas
                 .iter()
                 .map(|(node, meta)| (node.to_string(), macs(meta)))
                 .collect(),
             claims,
-            bgp: snapshot::Bgp::of(news.decision, self.readable_passwords(), news.identity.clone()),
+            bgp,
             status: status.clone(),
             // When, and of which boot, is filled in when it is written.
             ..Snapshot::default()
@@ -217,22 +254,20 @@ impl Outlets {
         .collect()
     }
 
-    fn gossip_state(&self, news: &News) -> GossipState {
-        let missing: Vec<String> = news
-            .gossip
+    fn gossip_state(&self, gossip: &View) -> GossipState {
+        let missing: Vec<String> = gossip
             .missing
             .iter()
             .take(LISTED_MOST)
             .map(ToString::to_string)
             .collect();
-        let alive = news.gossip.live.len().saturating_sub(1);
+        let alive = gossip.live.len().saturating_sub(1);
         let settled = self.started.elapsed() >= ISOLATED;
         let problem = if self.keys.borrow().is_empty() {
             "NoGossipKey: the Secret with the key that speakers share has not been read".to_owned()
         } else if alive == 0 && !missing.is_empty() && settled {
             let peers = self.peers.borrow();
-            let (name, address) = news
-                .gossip
+            let (name, address) = gossip
                 .missing
                 .iter()
                 .find_map(|node| Some((node.to_string(), peers.get(node)?.to_string())))
@@ -282,10 +317,10 @@ fn owners(news: &News) -> BTreeMap<IpAddr, IpAddr> {
         .collect()
 }
 
-fn claims(news: &News, before: Option<&Snapshot>) -> Vec<Claim> {
+fn claims(decision: &Decision, before: Option<&Snapshot>) -> Vec<Claim> {
     let known = |address: &IpAddr| before?.claims.iter().find(|claim| claim.address == *address);
     let claim = |(address, candidacy): (&IpAddr, &fairlead_core::announce::Candidacy)| {
-        let evaluation = news.decision.evaluations.get(address)?;
+        let evaluation = decision.evaluations.get(address)?;
         let candidate = evaluation.outcome.as_ref().ok();
         Some(Claim {
             address: *address,
@@ -305,5 +340,5 @@ fn claims(news: &News, before: Option<&Snapshot>) -> Vec<Claim> {
             health: evaluation.health,
         })
     };
-    news.decision.plan.candidacies.iter().filter_map(claim).collect()
+    decision.plan.candidacies.iter().filter_map(claim).collect()
 }

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 use super::attributes::unite;
 use super::{Treatment, Wanted};
-use crate::announce::eligibility::Evaluation;
+use crate::announce::eligibility::Evaluations;
 use crate::announce::record::Records;
 use crate::config::{BgpAdvertisement, Peer};
 use crate::model::{Family, NodeName};
@@ -39,7 +39,7 @@ pub struct Input<'a> {
     /// The accepted advertisements.
     pub advertisements: &'a BTreeMap<String, BgpAdvertisement>,
     /// What the filters said of every assigned address.
-    pub evaluations: &'a BTreeMap<IpAddr, Evaluation>,
+    pub evaluations: &'a Evaluations,
     /// All published records.
     pub published: &'a Records,
     /// The nodes that are alive.

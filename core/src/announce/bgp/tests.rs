@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::announce::{BgpCandidate, Evaluation, Record, Records, Routed};
+use crate::announce::{BgpCandidate, Evaluation, Evaluations, Record, Records, Routed};
 use crate::config::{BgpAdvertisement, PeerEndpoint, RemoteAsn};
 use crate::model::{Family, NodeName};
 use crate::reason::{Reason, Refusal};
@@ -43,7 +43,7 @@ struct World {
     enabled: bool,
     peers: BTreeMap<String, Peer>,
     advertisements: BTreeMap<String, BgpAdvertisement>,
-    evaluations: BTreeMap<IpAddr, Evaluation>,
+    evaluations: Evaluations,
     published: Records,
     live: BTreeSet<NodeName>,
     established: BTreeSet<String>,
@@ -90,12 +90,12 @@ impl World {
             probes: BTreeSet::new(),
             health: Default::default(),
         };
-        self.evaluations.insert(ip(address), evaluation);
+        self.evaluations.insert(ip(address), evaluation.into());
     }
 
     fn cordon(&mut self, cordoned: bool) {
         for evaluation in self.evaluations.values_mut() {
-            if let Ok(candidate) = &mut evaluation.bgp.as_mut().unwrap().outcome {
+            if let Ok(candidate) = &mut Arc::make_mut(evaluation).bgp.as_mut().unwrap().outcome {
                 candidate.cordoned = cordoned;
             }
         }
@@ -103,7 +103,7 @@ impl World {
 
     fn spoil(&mut self, address: &str) {
         let evaluation = self.evaluations.get_mut(&ip(address)).unwrap();
-        evaluation.bgp.as_mut().unwrap().outcome = Err(Refusal::new(Reason::ProbeFailed, ""));
+        Arc::make_mut(evaluation).bgp.as_mut().unwrap().outcome = Err(Refusal::new(Reason::ProbeFailed, ""));
     }
 
     fn offered_by(&mut self, node: &str, addresses: &[&str]) {

@@ -143,6 +143,14 @@ fn shared(mut world: World) -> World {
 
 impl World {
     fn evaluate(&self) -> BTreeMap<IpAddr, Evaluation> {
+        self.evaluate_with(&mut Evaluator::default(), &BTreeSet::new())
+    }
+
+    fn evaluate_with(
+        &self,
+        evaluator: &mut Evaluator,
+        changed: &BTreeSet<ServiceKey>,
+    ) -> BTreeMap<IpAddr, Evaluation> {
         let pool = RawPool {
             name: "pool".into(),
             addresses: vec!["192.0.2.100-192.0.2.120".into(), "2001:db8::/120".into()],
@@ -156,18 +164,23 @@ impl World {
             serve_classless: true,
             metallb: false,
         };
-        evaluate(&View {
+        let view = View {
             me: &"node1".into(),
             node: self.node.as_ref(),
             config: &config,
             ownership: &resolve([&self.service].into_iter().chain(&self.other), &config, class),
-            slices: &group_slices(&self.slices),
+            slices: &|key| self.slices.iter().filter(|slice| slice.service == *key).collect(),
             interfaces: &self.interfaces,
             families: &[Family::V4],
             leaving: self.leaving,
             data_path: &self.data_path,
             verdicts: &self.verdicts,
-        })
+        };
+        let evaluations = evaluator.evaluate(&view, changed);
+        evaluations
+            .into_iter()
+            .map(|(address, evaluation)| (address, (*evaluation).clone()))
+            .collect()
     }
 
     fn refusal(&self) -> Refusal {

@@ -55,7 +55,9 @@ fn established() -> Run {
 }
 
 fn went_on(snapshot: &Snapshot, world: &World, run: &Run) -> Decision {
-    with_inputs(world, run, |inputs| go_on(snapshot, inputs))
+    with_inputs(world, run, |inputs| {
+        go_on(snapshot, &mut Remembered::default(), inputs)
+    })
 }
 
 fn prefixes(decision: &Decision) -> String {
