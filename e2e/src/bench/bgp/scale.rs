@@ -49,6 +49,11 @@ const AGAIN: Duration = Duration::from_secs(120);
 /// Address of the endpoint: one of the node's pod network that no pod has. Nobody connects.
 const ENDPOINT: &str = "10.244.1.250";
 
+/// UPDATE messages to the router: the type of a message stands behind its marker and length (RFC 4271 §4.1).
+const UPDATES: &str = "tcp dst port 179 and tcp[((tcp[12] & 0xf0) >> 2) + 18] == 2";
+/// Between two changes of one endpoint.
+const BETWEEN: Duration = Duration::from_millis(500);
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -78,12 +83,37 @@ pub struct Report {
     pub in_kernel_ms: Vec<u64>,
     /// From the advertisement's removal to the last route gone, each trial.
     pub withdrawn_ms: Vec<u64>,
-    /// From the API server's answer to a change of one endpoint until the router's kernel had no route any more.
-    pub one_withdrawn: Option<Spread>,
-    /// Until it had one again.
-    pub one_announced: Option<Spread>,
+    /// From the API server's answer to the loss of one endpoint.
+    pub one_withdrawn: Change,
+    /// To its return.
+    pub one_announced: Change,
     /// Memory of each program of the speaker's pod, with all addresses announced.
     pub memory: Vec<(String, Memory)>,
+}
+
+/// How long it took after a change of one endpoint.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Change {
+    /// Until the router was sent an UPDATE.
+    pub sent: Option<Spread>,
+    /// Until its kernel had the change.
+    pub in_kernel: Option<Spread>,
+}
+
+/// The times of one kind of change.
+#[derive(Default)]
+struct Times {
+    sent: Vec<Duration>,
+    in_kernel: Vec<Duration>,
+}
+
+impl Times {
+    fn spread(self) -> Change {
+        Change {
+            sent: Spread::of(self.sent),
+            in_kernel: Spread::of(self.in_kernel),
+        }
+    }
 }
 
 /// Runs the whole benchmark.
@@ -115,8 +145,8 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Report> {
         announced_ms: vec![],
         in_kernel_ms: vec![],
         withdrawn_ms: vec![],
-        one_withdrawn: None,
-        one_announced: None,
+        one_withdrawn: Change::default(),
+        one_announced: Change::default(),
         memory: vec![],
     };
     let began = Instant::now();
@@ -139,9 +169,12 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Report> {
         report.announced_ms.push(millis(announced));
         report.in_kernel_ms.push(millis(in_kernel));
     }
+    progress.step("waiting until all is written that was to be told", || {
+        bench.quiet()
+    })?;
     let (gone, back) = progress.step("changing one", || bench.change())?;
-    report.one_withdrawn = Spread::of(gone);
-    report.one_announced = Spread::of(back);
+    report.one_withdrawn = gone.spread();
+    report.one_announced = back.spread();
     report.memory = bench.memory()?;
     Ok(report)
 }
@@ -262,9 +295,29 @@ impl Bench<'_> {
         })
     }
 
+    /// Waits until hardly anything is written any more: after so many announcements the controller tells of them for a while,
+    /// which keeps the API server busy.
+    fn quiet(&self) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{NAME}/services?limit=1");
+        let revision = || -> std::result::Result<u64, String> {
+            let list = self.cluster.get(&path).map_err(|e| e.to_string())?;
+            let text = list.unwrap_or_default()["metadata"]["resourceVersion"].clone();
+            let text = text.as_str().unwrap_or_default().to_owned();
+            text.parse().map_err(|_| format!("no revision: {text}"))
+        };
+        wait_for("the API server to have rest", FIRST, || {
+            let before = revision()?;
+            std::thread::sleep(Duration::from_secs(3));
+            match revision()? - before {
+                few if few <= 30 => Ok(()),
+                many => Err(format!("{many} writes in 3 s")),
+            }
+        })
+    }
+
     /// Takes the endpoint of one Service away and gives it back, many times; how long each took.
-    fn change(&self) -> Result<(Vec<Duration>, Vec<Duration>)> {
-        let (mut gone, mut back) = (vec![], vec![]);
+    fn change(&self) -> Result<(Times, Times)> {
+        let (mut gone, mut back) = (Times::default(), Times::default());
         for index in 0..self.options.changes {
             let name = name(index % self.options.services);
             let service = self
@@ -277,10 +330,21 @@ impl Bench<'_> {
                 .ok_or_else(|| LabError::Refused(format!("{name} has no address")))?;
             let to = IpNet::from(address);
             let watch = FibWatch::start(&self.lab, Place::Router)?;
+            let updates = self.lab.capture(Place::Router, UPDATES)?;
             for (ready, times) in [(false, &mut gone), (true, &mut back)] {
+                let asked = epoch(jiff::Timestamp::now());
                 self.set_ready(&name, ready)?;
-                let answered = Instant::now();
-                times.push(watch.wait(to, answered, AGAIN, |hops| hops.is_empty() != ready)?);
+                let (answered, clock) = (Instant::now(), epoch(jiff::Timestamp::now()));
+                let in_kernel = watch.wait(to, answered, AGAIN, |hops| hops.is_empty() != ready)?;
+                times.in_kernel.push(in_kernel);
+                let sent = wait_for("the UPDATE to be captured", Duration::from_secs(5), || {
+                    let lines = updates.lines().map_err(|e| e.to_string())?;
+                    let seen = lines.iter().filter_map(|line| captured(line));
+                    let first = seen.filter(|seen| *seen >= asked).min();
+                    first.ok_or_else(|| format!("{lines:?}"))
+                })?;
+                times.sent.push(sent.saturating_sub(clock));
+                std::thread::sleep(BETWEEN);
             }
         }
         Ok((gone, back))
@@ -312,6 +376,16 @@ impl Bench<'_> {
         }
         Ok(found)
     }
+}
+
+fn epoch(time: jiff::Timestamp) -> Duration {
+    Duration::from_nanos(u64::try_from(time.as_nanosecond()).unwrap_or_default())
+}
+
+/// When a packet was captured, since the epoch.
+fn captured(line: &str) -> Option<Duration> {
+    let seconds = line.split(' ').next()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 fn millis(time: Duration) -> u64 {
@@ -382,16 +456,14 @@ impl Display for Report {
             "| advertisement removed to last route gone, each trial | {} ms |",
             all(&self.withdrawn_ms)
         )?;
-        writeln!(
-            f,
-            "| endpoint gone to route gone, p50 / p99 / max | {} ms |",
-            spread(&self.one_withdrawn)
-        )?;
-        writeln!(
-            f,
-            "| endpoint back to route back, p50 / p99 / max | {} ms |",
-            spread(&self.one_announced)
-        )?;
+        for (what, change) in [("gone", &self.one_withdrawn), ("back", &self.one_announced)] {
+            let (sent, in_kernel) = (spread(&change.sent), spread(&change.in_kernel));
+            writeln!(
+                f,
+                "| endpoint {what} to UPDATE at the router, p50 / p99 / max | {sent} ms |"
+            )?;
+            writeln!(f, "| … to the route {what} in its kernel | {in_kernel} ms |")?;
+        }
         for (name, memory) in &self.memory {
             writeln!(
                 f,
