@@ -51,11 +51,16 @@ fn uninstalled_with_services_present_it_leaves_nothing() {
         let output = lab.exec(place, ["nft", "list", "tables"]).unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    assert!(
-        lab.nodes()
-            .into_iter()
-            .all(|place| tables(place).contains("inet fairlead"))
-    );
+    wait_for("every node to have its rules", LIMIT, || {
+        let without = |place: &Place| !tables(*place).contains("inet fairlead");
+        let missing: Vec<Place> = lab.nodes().into_iter().filter(without).collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("not {missing:?}"))
+        }
+    })
+    .unwrap();
 
     let began = std::time::Instant::now();
     install::uninstall(&lab).unwrap();

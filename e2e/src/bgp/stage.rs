@@ -20,7 +20,7 @@ use crate::routers::{FRR_ASN, Frr, Nodes, Router};
 use crate::topology::Place;
 
 /// A session with BFD that has been up for so long stays up.
-const STEADY_SECONDS: i64 = 6;
+pub const STEADY: Duration = Duration::from_secs(6);
 /// How long sessions and routes may take to be as they should.
 const SETTLED: Duration = Duration::from_secs(90);
 
@@ -90,19 +90,7 @@ impl<'a> Stage<'a> {
     pub fn settle(&self, peering: Peering) -> Result<()> {
         self.scene.restore()?;
         self.peer(peering)?;
-        wait_for("every session to be established", SETTLED, || {
-            let sessions = sessions(self.scene.cluster, &self.name).map_err(|e| e.to_string())?;
-            let right = |session: &Value| {
-                let guarded = session["bfd"] == "Up" && is_old(session);
-                session["state"] == "Established" && (peering != Peering::Bfd || guarded)
-            };
-            let all = self.scene.lab.nodes().len();
-            if sessions.values().filter(|session| right(session)).count() == all {
-                Ok(())
-            } else {
-                Err(format!("{sessions:?}"))
-            }
-        })?;
+        self.wait_sessions(&self.name, peering == Peering::Bfd)?;
         if peering == Peering::Bfd {
             // The router has its own view, by which it finds a node dead.
             for node in self.scene.lab.nodes().into_iter().filter_map(node_address) {
@@ -114,6 +102,34 @@ impl<'a> Stage<'a> {
         }
         self.frr
             .wait_leads_to(self.route(), &self.scene.lab.nodes(), SETTLED)
+    }
+
+    /// Waits until every node has a session with a peer that BFD guards and does not end any more.
+    ///
+    /// # Errors
+    /// With what is not so in time.
+    pub fn wait_steady(&self, peer: &str) -> Result<()> {
+        self.wait_sessions(peer, true)
+    }
+
+    fn wait_sessions(&self, peer: &str, guarded: bool) -> Result<()> {
+        wait_for(
+            &format!("every session with {peer} to be established"),
+            SETTLED,
+            || {
+                let sessions = sessions(self.scene.cluster, peer).map_err(|e| e.to_string())?;
+                let right = |session: &Value| {
+                    let steady = session["bfd"] == "Up" && is_old(session);
+                    session["state"] == "Established" && (!guarded || steady)
+                };
+                let all = self.scene.lab.nodes().len();
+                if sessions.values().filter(|session| right(session)).count() == all {
+                    Ok(())
+                } else {
+                    Err(format!("{sessions:?}"))
+                }
+            },
+        )
     }
 
     /// Takes away what announces, and the namespace.
@@ -139,8 +155,8 @@ impl<'a> Stage<'a> {
 /// Whether a session has been up for so long that BFD, which begins after it, does not end it any more.
 fn is_old(session: &Value) -> bool {
     let since = session["since"].as_str().and_then(|text| text.parse().ok());
-    let age = since.map(|since: Timestamp| Timestamp::now().duration_since(since).as_secs());
-    age.is_some_and(|age| age >= STEADY_SECONDS)
+    let age = since.map(|since: Timestamp| Timestamp::now().duration_since(since).unsigned_abs());
+    age.is_some_and(|age| age >= STEADY)
 }
 
 /// The address from which a node announces, IPv4.

@@ -128,7 +128,7 @@ impl Fixture {
         let bird = Bird::start(self.lab, &nodes).unwrap();
         let name = self.peer("bird", v4(Place::Router2), BIRD_ASN, json!({"bfd": bgp::bfd()}));
         self.apply(&bgp::advertisement(NAME, NAME, json!({"peers": [NAME, name]})));
-        self.wait_sessions(&name, 3);
+        self.stage.wait_steady(&name).unwrap();
         bird
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use fairlead_e2e::Lab;
 use fairlead_e2e::bgp::fib::FibWatch;
 use fairlead_e2e::bgp::manifests as bgp;
+use fairlead_e2e::bgp::{Peering, stage};
 use fairlead_e2e::product::wait::holds_for;
 use fairlead_e2e::product::wait_for;
 use fairlead_e2e::routers::Router;
@@ -132,6 +133,7 @@ fn a_speaker_that_hangs_leaves_no_route_behind() {
     assert!(gone >= HEARTBEAT - Duration::from_secs(2), "too early: {gone:?}");
     f.leads_to(frr, web, &NODES);
     assert_ne!(pid(&f, place, "gobgpd"), daemon, "a fresh daemon");
+    f.stage.settle(Peering::Bfd).unwrap();
     f.load(Place::Client, web.addr());
 }
 
@@ -170,12 +172,19 @@ fn the_api_server_is_not_needed() {
     f.leads_to(frr, web, &NODES);
     // The daemon is told all anew by a speaker that has nothing but its memory.
     let daemon = pid(&f, place, "gobgpd");
+    let watch = FibWatch::start(f.lab, Place::Router).unwrap();
+    let (killed, own) = (Instant::now(), v4(place));
     f.run(place, &["kill", "-9", &daemon]);
-    f.leads_to(frr, web, &["node2", "node3"]);
+    // Not for long: it has to be seen by one who remembers.
+    watch
+        .wait(web, killed, SOON, |hops| !hops.is_empty() && !hops.contains(&own))
+        .unwrap();
     wait_another(&f, place, "gobgpd", &daemon);
     f.leads_to(frr, web, &NODES);
-    let watch = FibWatch::start(f.lab, Place::Router).unwrap();
-    let (began, dead) = (Instant::now(), node("node2"));
+    f.wait_neighbor(frr, own, |neighbor| neighbor.bfd.as_deref() == Some("Up"));
+    std::thread::sleep(stage::STEADY);
+    let dead = node("node2");
+    let began = Instant::now();
     f.lab.power_off(dead).unwrap();
     let own = v4(dead);
     let gone = watch
@@ -204,6 +213,7 @@ fn a_router_that_restarts_learns_all_anew() {
         began.elapsed().as_secs_f64()
     );
     f.wait_event(NAME, "SessionUp", "node");
+    f.stage.settle(Peering::Bfd).unwrap();
     f.load(Place::Client, web.addr());
 }
 
@@ -246,7 +256,7 @@ fn a_storm_of_flaps_leaves_all_as_it_was() {
         storm.as_secs_f64(),
         began.elapsed().as_secs_f64()
     );
-    f.wait_sessions(NAME, 3);
+    f.stage.settle(Peering::Bfd).unwrap();
     f.load(Place::Client, web.addr());
     let again: Vec<String> = f
         .lab

@@ -225,11 +225,20 @@ fn sessions_of_every_kind_carry_routes() {
         println!("{}: {session}", kind.name);
     }
     // Each says so for all who look: by the object, by the node, and by the router.
-    let said = run(&mut f.lab.kubectl(["get", "bgppeers"]).unwrap()).unwrap();
-    for kind in &kinds {
-        let line = said.lines().find(|line| line.starts_with(&f.name(kind.name)));
-        assert!(line.is_some_and(|line| line.contains(" 1/1 ")), "{said}");
-    }
+    wait_for("kubectl to show every session", SOON, || {
+        let said = run(&mut f.lab.kubectl(["get", "bgppeers"]).map_err(|e| e.to_string())?)
+            .map_err(|e| e.to_string())?;
+        let shown = |name: String| {
+            let line = said.lines().find(|line| line.starts_with(&name));
+            line.is_some_and(|line| line.contains(" 1/1 "))
+        };
+        if kinds.iter().all(|kind| shown(f.name(kind.name))) {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .unwrap();
     f.wait_neighbor(&bird, v4(node("node3")), |n| n.bfd.as_deref() == Some("Up"));
     wait_for("BFD to be up at the node", SOON, || {
         let sessions = f.sessions(&f.name("bfd"))?;

@@ -97,7 +97,7 @@ fn a_restarted_speaker_leaves_no_gap() {
         let argv = ["pgrep", "-f", "^/usr/bin/fairlead-speaker"];
         let pids = f.lab.exec(place, argv).map_err(|e| e.to_string())?;
         let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
-        if pids.trim().is_empty() || pids.contains(&pid) {
+        if pids.trim().is_empty() || pids.split_whitespace().any(|other| other == pid) {
             Err(pids)
         } else {
             Ok(())

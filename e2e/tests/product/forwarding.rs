@@ -77,14 +77,13 @@ fn node_ports_under_local_answer_only_where_endpoints_are() {
         ("web-node2", OUTSIDE)
     );
     for name in ["node1", "node3"] {
-        let said = f.curl_fails(
-            Place::Client,
-            &format!("{}:{port}", node(name).uplink().unwrap().v4),
-        );
-        assert!(
-            said.contains("timed out"),
-            "dropped, not refused, on {name}: {said}"
-        );
+        // A node that has not heard of the endpoint yet refuses.
+        let target = format!("{}:{port}", node(name).uplink().unwrap().v4);
+        wait_for(&format!("what comes to {name} to be dropped"), SOON, || {
+            let said = f.curl_fails(Place::Client, &target);
+            said.contains("timed out").then_some(()).ok_or(said)
+        })
+        .unwrap();
     }
 }
 
@@ -145,11 +144,15 @@ fn a_deleted_service_leaves_silence_and_no_rules() {
             .filter(|place| f.rules(*place).contains(&vip.to_string()))
             .count()
     };
-    assert_eq!(
-        everywhere(),
-        f.lab.nodes().len(),
-        "every node is ready to serve the address"
-    );
+    wait_for(
+        "every node to be ready to serve the address",
+        SOON,
+        || match everywhere() {
+            all if all == f.lab.nodes().len() => Ok(()),
+            some => Err(format!("{some} are")),
+        },
+    )
+    .unwrap();
     f.cluster.delete(&f.service_path("web")).unwrap();
     f.wait_silent(vip);
     wait_for("the rules to be gone", SOON, || match everywhere() {
