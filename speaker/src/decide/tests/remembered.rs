@@ -30,6 +30,10 @@ enum Step {
     /// A second BGPAdvertisement is gone, or there, with an aggregate or with another MED.
     Second(Option<bool>),
     Departing(bool),
+    /// The kernel answers for an address by itself.
+    Ipvs(u8, bool),
+    /// The node's label, which nothing asks for.
+    Labelled(bool),
     /// Another node offers an address, or does not.
     Offered(u8, bool),
 }
@@ -54,6 +58,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => proptest::bool::weighted(0.8).prop_map(Step::Established),
         1 => proptest::option::of(some()).prop_map(Step::Second),
         1 => proptest::bool::weighted(0.2).prop_map(Step::Departing),
+        1 => (1_u8..4, some()).prop_map(|(n, on)| Step::Ipvs(n, on)),
+        1 => some().prop_map(Step::Labelled),
         1 => (1_u8..4, some()).prop_map(|(n, on)| Step::Offered(n, on)),
     ]
 }
@@ -205,6 +211,12 @@ impl State {
                 index.bgp_advertisements.apply("second", made);
             }
             Step::Departing(departing) => self.run.departing = departing,
+            Step::Ipvs(last, true) => drop(self.run.ipvs.insert(vip(last))),
+            Step::Ipvs(last, false) => drop(self.run.ipvs.remove(&vip(last))),
+            Step::Labelled(labelled) => self.change_node(|node| {
+                node.labels.clear();
+                node.labels.extend(labelled.then(|| ("rack".into(), "a".into())));
+            }),
             Step::Offered(last, offered) => {
                 if offered {
                     self.offered.insert(vip(last));
@@ -224,7 +236,8 @@ impl State {
         self.index.nodes.apply("me", Some(node));
     }
 
-    fn decide(&mut self, remembered: &mut Remembered) -> Decision {
+    /// Before the API server was heard, if it was not.
+    fn decide(&mut self, listed: bool, remembered: &mut Remembered) -> Decision {
         let record = Record {
             routed: self.offered.clone(),
             ..Record::default()
@@ -244,7 +257,11 @@ impl State {
                 links,
                 ..*inputs
             };
-            decide(index, remembered, &inputs)
+            if listed {
+                decide(index, remembered, &inputs)
+            } else {
+                go_on(&routed::snapshot(&[1, 2], 32), remembered, &inputs)
+            }
         })
     }
 }
@@ -261,6 +278,7 @@ proptest! {
     #[test]
     fn a_decision_with_memory_is_the_same_as_one_without(
         steps in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..40),
+        unlisted in 0_usize..3,
     ) {
         let mut state = State {
             index: index().index,
@@ -273,12 +291,13 @@ proptest! {
             state.make(step);
         }
         let mut remembered = Remembered::default();
-        for round in steps {
+        for (number, round) in steps.into_iter().enumerate() {
             for step in round {
                 state.make(step);
             }
-            let with = state.decide(&mut remembered);
-            let without = state.decide(&mut Remembered::default());
+            let listed = number >= unlisted;
+            let with = state.decide(listed, &mut remembered);
+            let without = state.decide(listed, &mut Remembered::default());
             prop_assert_eq!(with.evaluations, without.evaluations);
             prop_assert_eq!(with.refused, without.refused);
             prop_assert_eq!(&with.bgp, &without.bgp);

@@ -22,7 +22,7 @@ fn advertisement(aggregation_v4: u8) -> BgpAdvertisement {
 }
 
 /// Before the restart these addresses were announced by BGP.
-fn snapshot(announced: &[u8], aggregation: u8) -> Snapshot {
+pub(super) fn snapshot(announced: &[u8], aggregation: u8) -> Snapshot {
     let route = |last: u8| Route {
         address: vip(last),
         advertisements: BTreeSet::from(["bgp".to_owned()]),
