@@ -44,7 +44,10 @@ fuzz_target!(|bytes: &[u8]| {
     let reply = b.open(&hello, NOW).reply.unwrap();
     let reply = a.open(&reply, NOW).reply.unwrap();
     assert!(b.open(&reply, NOW).verified);
-    let honest = a.seal(&NodeName::from("b"), &[b"a message"], NOW).unwrap().remove(0);
+    let honest = a
+        .seal(&NodeName::from("b"), &[b"a message"], NOW)
+        .unwrap()
+        .remove(0);
     let mut datagram = bytes.to_vec();
     if what % 3 == 2 {
         datagram.clone_from(&honest);

@@ -16,7 +16,10 @@ fuzz_target!(|bytes: &[u8]| {
     let judged = arp::judge(bytes, &scope);
     assert_claim(judged.claim);
     if let Request::Answer(answer) = judged.request {
-        assert_eq!((answer.sender, answer.sender_mac, answer.source), (V4, OURS, OURS));
+        assert_eq!(
+            (answer.sender, answer.sender_mac, answer.source),
+            (V4, OURS, OURS)
+        );
         assert!(answer.destination.is_station());
         assert_eq!(arp::Frame::parse(&answer.bytes()), Some(answer));
     }
@@ -27,8 +30,13 @@ fuzz_target!(|bytes: &[u8]| {
         let judged = ndp::judge(bytes, &scope);
         assert_claim(judged.claim);
         if let Request::Answer(answer) = judged.request {
-            assert_eq!((answer.target, answer.link, answer.source), (V6, Some(OURS), OURS));
-            assert!(answer.destination.is_station() || answer.to == Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
+            assert_eq!(
+                (answer.target, answer.link, answer.source),
+                (V6, Some(OURS), OURS)
+            );
+            assert!(
+                answer.destination.is_station() || answer.to == Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)
+            );
             assert_eq!(ndp::Frame::parse(&answer.bytes()), Some(answer));
         }
         if let Some(frame) = ndp::Frame::parse(bytes) {
@@ -38,7 +46,11 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn scope() -> Scope {
-    let entry = Entry { claim: 1, yielding: false, policy: ConflictPolicy::Defend };
+    let entry = Entry {
+        claim: 1,
+        yielding: false,
+        policy: ConflictPolicy::Defend,
+    };
     let mut scope = Scope::new(OURS);
     scope.table.addresses = [(V4.into(), entry), (V6.into(), entry)].into();
     scope

@@ -15,6 +15,8 @@ fuzz_target!(|text: &str| {
     assert_eq!(cidrs.first().map(IpRange::first), Some(range.first()));
     assert_eq!(cidrs.last().map(IpRange::last), Some(range.last()));
     assert!(cidrs.windows(2).all(|pair| !pair[0].overlaps(&pair[1])));
-    let size = cidrs.iter().fold(0u64, |sum, cidr| sum.saturating_add(cidr.size()).min(i64::MAX as u64));
+    let size = cidrs.iter().fold(0u64, |sum, cidr| {
+        sum.saturating_add(cidr.size()).min(i64::MAX as u64)
+    });
     assert_eq!(size, range.size());
 });

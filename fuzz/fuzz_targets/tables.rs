@@ -22,8 +22,13 @@ fuzz_target!(|bytes: &[u8]| {
         let mut elements = Vec::new();
         let _ = dump::read_elements(&message, &mut elements);
         for set in Set::all() {
-            let Some(ours) = decode::elements(set, elements.clone()) else { continue };
-            let again: Vec<Element> = ours.iter().flat_map(|(key, value)| encode::elements(key, value)).collect();
+            let Some(ours) = decode::elements(set, elements.clone()) else {
+                continue;
+            };
+            let again: Vec<Element> = ours
+                .iter()
+                .flat_map(|(key, value)| encode::elements(key, value))
+                .collect();
             assert_eq!(decode::elements(set, again), Some(ours));
         }
     }
