@@ -1,5 +1,6 @@
 //! Desired against observed: the only diff code in the tree.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// What has to be done to turn the observed map into the desired one, each part in key order.
@@ -13,7 +14,13 @@ pub struct Delta<'a, K, V> {
     pub remove: Vec<(&'a K, &'a V)>,
 }
 
-impl<K, V> Delta<'_, K, V> {
+impl<'a, K, V> Delta<'a, K, V> {
+    /// The keys of all that is different, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &'a K> {
+        let one_sided = self.add.iter().chain(&self.remove).map(|(key, _)| *key);
+        one_sided.chain(self.change.iter().map(|(key, _, _)| *key))
+    }
+
     /// Is there nothing to do?
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.change.is_empty() && self.remove.is_empty()
@@ -30,17 +37,24 @@ pub fn delta<'a, K: Ord, V: PartialEq>(
         change: Vec::new(),
         remove: Vec::new(),
     };
-    for (key, value) in desired {
-        match observed.get(key) {
-            None => result.add.push((key, value)),
-            Some(old) if old != value => result.change.push((key, old, value)),
-            Some(_) => {}
+    // Both in key order: large maps are walked once, and nothing is looked up.
+    let (mut observed, mut desired) = (observed.iter().peekable(), desired.iter().peekable());
+    loop {
+        let order = match (observed.peek(), desired.peek()) {
+            (None, None) => return result,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let old = if order.is_le() { observed.next() } else { None };
+        let new = if order.is_ge() { desired.next() } else { None };
+        match (old, new) {
+            (Some((key, old)), Some((_, new))) if old != new => result.change.push((key, old, new)),
+            (Some(_), Some(_)) => {}
+            (Some(old), None) => result.remove.push(old),
+            (None, new) => result.add.extend(new),
         }
     }
-    result
-        .remove
-        .extend(observed.iter().filter(|(key, _)| !desired.contains_key(key)));
-    result
 }
 
 #[cfg(test)]
@@ -63,6 +77,9 @@ mod tests {
                 prop_assert_eq!(map.insert(**key, **new), Some(**old));
             }
             prop_assert_eq!(changes.is_empty(), observed == desired);
+            let different = (0..20).filter(|key| observed.get(key) != desired.get(key));
+            let keys: std::collections::BTreeSet<u8> = changes.keys().copied().collect();
+            prop_assert_eq!(keys, different.collect());
             prop_assert_eq!(map, desired);
         }
     }

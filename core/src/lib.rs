@@ -6,7 +6,6 @@
 pub mod announce;
 pub mod config;
 pub mod delta;
-mod differing;
 pub mod endpoints;
 pub mod forward;
 pub mod hash;

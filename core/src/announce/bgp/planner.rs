@@ -10,7 +10,7 @@ use super::Treatment;
 use super::plan::{Input, Plan, plan};
 use crate::announce::eligibility::{Evaluation, Evaluations};
 use crate::config::{BgpAdvertisement, Peer};
-use crate::differing::differing;
+use crate::delta::delta;
 
 /// Plans as [`plan`] does, for one node, and remembers the last plan. While no addresses are aggregated and nothing drains,
 /// they have nothing to do with one another, and only those are planned anew whose evaluation is not the same as before.
@@ -29,7 +29,7 @@ struct Before {
     established: BTreeSet<String>,
     evaluations: Evaluations,
     plan: Plan,
-    /// What routes that were planned anew have in common.
+    /// What routes have in common.
     treatments: Vec<Arc<Treatment>>,
     reached: Vec<Arc<BTreeSet<String>>>,
 }
@@ -38,14 +38,13 @@ impl Planner {
     /// Decides for every assigned address.
     pub fn plan(&mut self, input: &Input) -> Plan {
         let before = self.before.take().filter(|before| before.concerns(input));
-        if let Some(renewed) = before.and_then(|before| before.renewed(input)) {
-            return self.before.insert(renewed).plan.clone();
+        if independent(input) {
+            self.before = before.unwrap_or_else(|| Before::nothing(input)).renewed(input);
         }
-        let plan = plan(input);
-        if independent(input) && !input.evaluations.values().any(|one| drains(one)) {
-            self.before = Some(Before::new(input, plan.clone()));
+        match &self.before {
+            Some(before) => before.plan.clone(),
+            None => plan(input),
         }
-        plan
     }
 }
 
@@ -71,15 +70,16 @@ fn share<T: PartialEq>(known: &mut Vec<Arc<T>>, value: &mut Arc<T>) {
 }
 
 impl Before {
-    fn new(input: &Input, plan: Plan) -> Self {
+    /// No address has been planned for.
+    fn nothing(input: &Input) -> Self {
         Self {
             enabled: input.enabled,
             labels: input.labels.clone(),
             peers: input.peers.clone(),
             advertisements: input.advertisements.clone(),
             established: input.established.clone(),
-            evaluations: input.evaluations.clone(),
-            plan,
+            evaluations: Evaluations::new(),
+            plan: Plan::default(),
             treatments: vec![],
             reached: vec![],
         }
@@ -87,8 +87,7 @@ impl Before {
 
     /// Is all that concerns every address as it was?
     fn concerns(&self, input: &Input) -> bool {
-        independent(input)
-            && self.enabled == input.enabled
+        self.enabled == input.enabled
             && self.labels == *input.labels
             && self.peers == *input.peers
             && self.advertisements == *input.advertisements
@@ -97,8 +96,8 @@ impl Before {
 
     /// `None` if something drains now.
     fn renewed(mut self, input: &Input) -> Option<Self> {
-        let changed: Vec<IpAddr> = differing(&self.evaluations, input.evaluations, Arc::ptr_eq)
-            .into_iter()
+        let changed: Vec<IpAddr> = delta(&self.evaluations, input.evaluations)
+            .keys()
             .copied()
             .collect();
         let present = changed
@@ -127,6 +126,7 @@ impl Before {
             self.plan.offers.remove(address);
         }
         self.evaluations.extend(evaluations);
+        self.plan.wanted.sessions = part.wanted.sessions;
         self.plan.wanted.routes.extend(part.wanted.routes);
         self.plan.announced.extend(part.announced);
         self.plan.refusals.extend(part.refusals);

@@ -8,7 +8,7 @@ use super::offers::Offers;
 use super::routes::Routes;
 use super::{DataPath, Evaluation, Interface, ProbeTarget, Verdict, View, evaluate};
 use crate::config::Config;
-use crate::differing::differing;
+use crate::delta::delta;
 use crate::model::{Node, ServiceKey};
 use crate::ownership::Owner;
 
@@ -44,21 +44,18 @@ impl Evaluator {
     /// Applies the filters to every owned address. `changed` are the Services that changed since the last call, themselves
     /// or in their EndpointSlices; everything else in `view` is compared with what it was then.
     pub fn evaluate(&mut self, view: &View, changed: &BTreeSet<ServiceKey>) -> Evaluations {
-        let ways = (&Offers::new(view), &Routes::new(view));
-        let Some(before) = self.before.as_mut().filter(|before| before.concerns(view)) else {
-            let all = view.ownership.owners.iter();
-            let evaluations =
-                all.map(|(&address, owner)| (address, evaluate(view, ways, address, owner).into()));
-            let before = Before::new(view, evaluations.collect());
-            return self.before.insert(before).evaluations.clone();
-        };
-        before.renew(view, ways, changed);
+        let before = self.before.take().filter(|before| before.concerns(view));
+        let before = self
+            .before
+            .insert(before.unwrap_or_else(|| Before::nothing(view)));
+        before.renew(view, changed);
         before.evaluations.clone()
     }
 }
 
 impl Before {
-    fn new(view: &View, evaluations: Evaluations) -> Self {
+    /// No address has been looked at.
+    fn nothing(view: &View) -> Self {
         Self {
             node: view.node.cloned(),
             config: view.config.clone(),
@@ -66,7 +63,7 @@ impl Before {
             leaving: view.leaving,
             data_path: view.data_path.clone(),
             verdicts: view.verdicts.clone(),
-            evaluations,
+            evaluations: Evaluations::new(),
         }
     }
 
@@ -78,11 +75,12 @@ impl Before {
             && self.leaving == view.leaving
     }
 
-    fn renew(&mut self, view: &View, ways: (&Offers, &Routes), services: &BTreeSet<ServiceKey>) {
+    fn renew(&mut self, view: &View, services: &BTreeSet<ServiceKey>) {
+        let ways = (&Offers::new(view), &Routes::new(view));
         let changes = Changes {
             services,
-            data_path: differing(&self.data_path, view.data_path, PartialEq::eq),
-            verdicts: differing(&self.verdicts, view.verdicts, PartialEq::eq),
+            data_path: delta(&self.data_path, view.data_path).keys().collect(),
+            verdicts: delta(&self.verdicts, view.verdicts).keys().collect(),
         };
         // Both in the order of the addresses.
         let mut all = self.evaluations.iter().peekable();
@@ -112,8 +110,8 @@ impl Changes<'_> {
     fn spare(&self, address: IpAddr, owner: &Owner, known: &Evaluation) -> bool {
         let services = owner.services.iter().map(|(service, _)| &service.key);
         services.eq(&known.services)
-            && (self.services.is_empty() || !known.services.iter().any(|key| self.services.contains(key)))
-            && (self.data_path.is_empty() || !self.data_path.contains(&address))
-            && (self.verdicts.is_empty() || !known.probes.iter().any(|probe| self.verdicts.contains(probe)))
+            && !known.services.iter().any(|key| self.services.contains(key))
+            && !self.data_path.contains(&address)
+            && !known.probes.iter().any(|probe| self.verdicts.contains(probe))
     }
 }
