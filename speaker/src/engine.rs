@@ -6,6 +6,7 @@
 mod outlets;
 mod routing;
 mod start;
+mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -45,11 +46,11 @@ use crate::membership::keys::follow_keys;
 use crate::membership::node::View;
 use crate::membership::task::{self, Gossip};
 use crate::membership::wire::Meta;
-use crate::metrics::{Metrics, TransitionLabels};
+use crate::metrics::Metrics;
 use crate::passwords::{Passwords, follow_passwords};
 use crate::publish::Publisher;
 use crate::snapshot::{self, Snapshot};
-use crate::status::{Since, names};
+use crate::status::Since;
 
 /// For the last write of the NodeState when the speaker ends.
 const LAST_WRITE: Duration = Duration::from_secs(2);
@@ -569,58 +570,6 @@ impl Speaker {
             metrics: &self.metrics,
         };
         self.outlets.report(&report, decision, &surroundings);
-    }
-
-    /// Logs and counts what begins and ends to be announced.
-    fn tell_changes(&self, decision: &Decision) {
-        let was: BTreeMap<IpAddr, i64> = match &self.last {
-            Some(_) => self
-                .held
-                .iter()
-                .map(|(address, hold)| (*address, hold.claim))
-                .collect(),
-            None => BTreeMap::new(), // what was announced before this process began is announced anew
-        };
-        for (address, services, interfaces) in decision.announced() {
-            let claim = decision.plan.held[&address].claim;
-            let services = names(services).join(", ");
-            match was.get(&address) {
-                None => {
-                    info!(%address, services, ?interfaces, claim, "announcing");
-                    self.count("announced");
-                }
-                Some(old) if *old != claim => {
-                    info!(%address, services, claim, "announcing under a new claim");
-                }
-                Some(_) => {}
-            }
-        }
-        let gone: BTreeSet<IpAddr> = was
-            .into_keys()
-            .filter(|address| !decision.plan.held.contains_key(address))
-            .collect();
-        if gone.is_empty() {
-            return;
-        }
-        let reasons: BTreeMap<IpAddr, String> = decision
-            .held_back()
-            .into_iter()
-            .map(|(address, _, refusal)| (address, format!("{}: {}", refusal.reason, refusal.message)))
-            .collect();
-        for address in gone {
-            let reason = reasons
-                .get(&address)
-                .map_or("no Service has it any more", String::as_str);
-            info!(%address, reason, "withdrawn");
-            self.count("withdrawn");
-        }
-    }
-
-    fn count(&self, to: &'static str) {
-        self.metrics
-            .transitions
-            .get_or_create(&TransitionLabels { to })
-            .inc();
     }
 }
 
