@@ -423,10 +423,9 @@ impl Planner {
     }
 
     fn forget(&mut self, key: &str, now: Instant) {
-        let Some((namespace, name)) = key.split_once('/') else {
+        let Some(key) = ServiceKey::parse(key) else {
             return;
         };
-        let key = ServiceKey::new(namespace, name);
         self.ledger.remove(&key);
         self.quiet.forget(&key);
         self.tally.set(&key, None);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::config::{BgpAdvertisement, Peer, PeerEndpoint, RawPool, RemoteAsn};
 use crate::model::{
-    Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType,
-    TrafficPolicy, Wishes,
+    Family, FamilyPolicy, Node, NodeName, Protocol, Service, ServiceKey, ServicePort, ServiceType, Slice,
+    SliceEndpoint, SlicePort, TrafficPolicy, Wishes,
 };
 
 /// A pool with nothing but addresses.
@@ -60,6 +60,28 @@ pub fn bgp_advertisement(name: &str) -> BgpAdvertisement {
         prepend: 0,
         communities: BTreeSet::new(),
         large_communities: BTreeSet::new(),
+    }
+}
+
+/// An EndpointSlice of the Service `default/<service>` with one endpoint, 10.0.0.1:8080/TCP. It is on this node, if any is
+/// named, and ready (`r`), serving (`s`), terminating (`t`) as the flags say.
+pub fn slice(service: &str, node: Option<&str>, flags: &str) -> Slice {
+    Slice {
+        service: ServiceKey::new("default", service),
+        family: Family::V4,
+        ports: vec![SlicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        }],
+        endpoints: vec![SliceEndpoint {
+            address: "10.0.0.1".parse().unwrap(),
+            node: node.map(NodeName::from),
+            ready: flags.contains('r'),
+            serving: flags.contains('s'),
+            terminating: flags.contains('t'),
+            hints: None,
+        }],
     }
 }
 

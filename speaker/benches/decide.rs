@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use fairlead_api::node_state::GossipState;
 use fairlead_core::announce::{ProbeTarget, Verdict};
 use fairlead_core::config::{RawBgpAdvertisement, RawPeer, RawPool};
-use fairlead_core::model::{
-    AssignedRecord, Family, NodeName, Protocol, Service, ServiceKey, Slice, SliceEndpoint, SlicePort,
-};
+use fairlead_core::model::{AssignedRecord, NodeName, Service};
 use fairlead_core::ownership::ClassPolicy;
 use fairlead_core::testing;
 use fairlead_runtime::link::{AddressReport, AgentReport, AgentView};
@@ -95,7 +93,10 @@ fn main() {
     let mut remembered = Remembered::default();
     measure("decide, one endpoint changed", || {
         ready = !ready;
-        index.slices.table.apply("default/s7", Some(slice("s7", ready)));
+        index.slices.table.apply(
+            "default/s7",
+            Some(testing::slice("s7", Some("me"), if ready { "rs" } else { "" })),
+        );
         decide(&mut index, &mut remembered, &inputs)
     });
     let decision = measure("decide, nothing remembered", || {
@@ -159,7 +160,10 @@ fn index(count: u32) -> Index {
         };
         let key = format!("default/{name}");
         index.services.apply(&key, Some(service));
-        index.slices.table.apply(&key, Some(slice(&name, true)));
+        index
+            .slices
+            .table
+            .apply(&key, Some(testing::slice(&name, Some("me"), "rs")));
     }
     index.nodes.apply("me", Some(testing::node("me", "192.0.2.11")));
     let pool = RawPool {
@@ -182,24 +186,4 @@ fn index(count: u32) -> Index {
     };
     index.bgp_advertisements.apply("bgp", Some(advertisement));
     index
-}
-
-fn slice(service: &str, ready: bool) -> Slice {
-    Slice {
-        service: ServiceKey::new("default", service),
-        family: Family::V4,
-        ports: vec![SlicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 8080,
-        }],
-        endpoints: vec![SliceEndpoint {
-            address: "10.0.0.1".parse().unwrap(),
-            node: Some("me".into()),
-            ready,
-            serving: ready,
-            terminating: false,
-            hints: None,
-        }],
-    }
 }

@@ -3,9 +3,7 @@ use crate::l2::Sightings;
 use crate::membership::wire::Meta;
 use fairlead_core::announce::{Candidacy, Record, Verdict};
 use fairlead_core::config::{Health, RawAdvertisement, RawPool};
-use fairlead_core::model::{
-    AssignedRecord, Node, Protocol, Service, Slice, SliceEndpoint, SlicePort, Wishes,
-};
+use fairlead_core::model::{AssignedRecord, Node, Service, Wishes};
 use fairlead_runtime::link::{AddressReport, AgentReport, AgentView};
 
 use crate::links::Link;
@@ -37,23 +35,7 @@ fn index() -> World {
         index
             .services
             .apply(&format!("default/{name}"), Some(service(name, last)));
-        let slice = Slice {
-            service: ServiceKey::new("default", name),
-            family: Family::V4,
-            ports: vec![SlicePort {
-                name: String::new(),
-                protocol: Protocol::Tcp,
-                port: 8080,
-            }],
-            endpoints: vec![SliceEndpoint {
-                address: "10.0.0.1".parse().unwrap(),
-                node: None,
-                ready: true,
-                serving: true,
-                terminating: false,
-                hints: None,
-            }],
-        };
+        let slice = fairlead_core::testing::slice(name, None, "rs");
         index.slices.table.apply(&format!("default/{name}"), Some(slice));
     }
     let node = Node {

@@ -1,8 +1,6 @@
 use super::*;
 use crate::config::{BgpAdvertisement, Preference, RawAdvertisement, RawHealth, RawPool, Written, compile};
-use crate::model::{
-    AssignedRecord, ExternalAddress, ExternalRecord, Protocol, SliceEndpoint, SlicePort, Wishes,
-};
+use crate::model::{AssignedRecord, ExternalAddress, ExternalRecord, Wishes};
 use crate::ownership::{ClassPolicy, resolve};
 use crate::selector::{Requirement, Selector};
 use crate::testing;
@@ -51,23 +49,7 @@ fn endpoint(node: &str, flags: &str) -> Slice {
 }
 
 fn endpoint_of(service: &str, node: &str, flags: &str) -> Slice {
-    Slice {
-        service: ServiceKey::new("default", service),
-        family: Family::V4,
-        ports: vec![SlicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 8080,
-        }],
-        endpoints: vec![SliceEndpoint {
-            address: "10.0.0.1".parse().unwrap(),
-            node: Some(node.into()),
-            ready: flags.contains('r'),
-            serving: flags.contains('s'),
-            terminating: flags.contains('t'),
-            hints: None,
-        }],
-    }
+    testing::slice(service, Some(node), flags)
 }
 
 fn world() -> World {
@@ -143,14 +125,6 @@ fn shared(mut world: World) -> World {
 
 impl World {
     fn evaluate(&self) -> BTreeMap<IpAddr, Evaluation> {
-        self.evaluate_with(&mut Evaluator::default(), &BTreeSet::new())
-    }
-
-    fn evaluate_with(
-        &self,
-        evaluator: &mut Evaluator,
-        changed: &BTreeSet<ServiceKey>,
-    ) -> BTreeMap<IpAddr, Evaluation> {
         let pool = RawPool {
             name: "pool".into(),
             addresses: vec!["192.0.2.100-192.0.2.120".into(), "2001:db8::/120".into()],
@@ -176,7 +150,7 @@ impl World {
             data_path: &self.data_path,
             verdicts: &self.verdicts,
         };
-        let evaluations = evaluator.evaluate(&view, changed);
+        let evaluations = Evaluator::default().evaluate(&view, &BTreeSet::new());
         evaluations
             .into_iter()
             .map(|(address, evaluation)| (address, (*evaluation).clone()))

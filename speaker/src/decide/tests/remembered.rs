@@ -113,22 +113,12 @@ impl State {
                 index.services.apply(&key(second), made);
             }
             Step::Slice(number, made) => {
-                let made = made.map(|(second, here, ready)| Slice {
-                    service: ServiceKey::new("default", NAMES[usize::from(second)]),
-                    family: Family::V4,
-                    ports: vec![SlicePort {
-                        name: String::new(),
-                        protocol: Protocol::Tcp,
-                        port: 8080,
-                    }],
-                    endpoints: vec![SliceEndpoint {
-                        address: vip(100 + number),
-                        node: Some(if here { "me" } else { "peer" }.into()),
-                        ready,
-                        serving: ready,
-                        terminating: false,
-                        hints: None,
-                    }],
+                let made = made.map(|(second, here, ready)| {
+                    let (node, flags) = (if here { "me" } else { "peer" }, if ready { "rs" } else { "" });
+                    let mut slice =
+                        fairlead_core::testing::slice(NAMES[usize::from(second)], Some(node), flags);
+                    slice.endpoints[0].address = vip(100 + number);
+                    slice
                 });
                 index.slices.table.apply(&format!("default/slice{number}"), made);
             }
